@@ -1,0 +1,7 @@
+"""CLIP with prompts as an argument: ``clip.load``, ``clip.tokenize``, ``clip.available_models`` as people know them."""
+
+from .clip import available_models, load, tokenize
+from .prompts import LayerPrompt, PromptPlan
+from .text import Texts
+
+__all__ = ["LayerPrompt", "PromptPlan", "Texts", "available_models", "load", "tokenize"]

@@ -1,0 +1,307 @@
+"""The text tower without waste, and exactly: no row is computed twice, or only to be thrown away.
+
+Under a causal mask a row depends on earlier rows only. Hence (numbers agree with the plain pass, see ``tests/clip``):
+
+1. a text ends at its EOS row, which is the one that is read;
+2. the rows that all texts begin with (SOS, context, fixed words) are the same in every layer: they run once as the
+   *prefix*, and the texts' own rows, the *suffixes*, attend to the prefix's keys and values;
+3. of the last layer only the EOS rows are computed;
+4. suffixes are packed row behind row, sorted by length: linear layers see one (R, D) matrix without padding, and a
+   *bucket* of c suffixes of s rows is a (c, s, D) view of it for attention;
+5. with a memory budget the suffixes run in chunks that are recomputed in the backward pass.
+
+Letters: C texts, G = 1 or B (a context per image), p prefix rows, R suffix rows, P context tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .prompts import PromptPlan, raw_first_layer, write_slots
+from .simple_tokenizer import tokenizer
+
+if TYPE_CHECKING:
+    from .model import CLIP, Attention
+
+CONTEXT_LENGTH = 77
+CLASS_TOKEN_POSITIONS = ("end", "middle", "front")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """C tokenised texts, on the CPU: made once per list of class names.
+
+    ids: (C, T) token ids up to and including EOS, padded with 0; -1-j stands for context vector j.
+    lengths: (C,) number of tokens, SOS and EOS included.
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    _layouts: dict[tuple, Layout] = field(default_factory=dict, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def from_tokens(cls, tokens: Tensor) -> Texts:
+        """From ``clip.tokenize``'s (C, 77); the end is where the largest id stands, as in CLIP."""
+        tokens = tokens.cpu().long()
+        return cls(tokens, tokens.argmax(dim=-1) + 1)
+
+    @classmethod
+    def from_names(
+        cls,
+        names: Sequence[str],
+        phrase: str = "",
+        num_ctx: int = 0,
+        position: str = "end",
+        limit: int = CONTEXT_LENGTH,
+    ) -> Texts:
+        """``phrase name.`` per class name, the phrase's first ``num_ctx`` tokens being context slots.
+
+        An empty phrase means ``num_ctx`` placeholder words. ``position`` of the class name among the slots (CoOp):
+        end: SOS ctx name . EOS; middle: SOS ctx[:P//2] name ctx[P//2:] . EOS; front: SOS name ctx . EOS.
+        Raises ValueError for an unknown position or a phrase with fewer tokens than slots.
+        """
+        if position not in CLASS_TOKEN_POSITIONS:
+            raise ValueError(f"CLASS_TOKEN_POSITION must be one of {CLASS_TOKEN_POSITIONS}, but got {position!r}")
+        phrase = phrase or " ".join(["X"] * num_ctx)
+        if (found := len(tokenizer().encode(phrase))) < num_ctx:
+            raise ValueError(
+                f"The initial phrase {phrase!r} has {found} tokens, fewer than the {num_ctx} context tokens"
+            )
+        slots = list(range(-1, -num_ctx - 1, -1))
+        before = {"end": num_ctx, "middle": num_ctx // 2, "front": 0}[position]
+        rows = []
+        for name in names:
+            ids = checked_ids(f"{phrase} {name}.".strip(), limit)
+            after = ids[1 + num_ctx :]
+            cut = 0 if position == "end" else len(tokenizer().encode(name))
+            rows.append([ids[0], *slots[:before], *after[:cut], *slots[before:], *after[cut:]])
+        return cls.from_lists(rows)
+
+    @classmethod
+    def from_strings(cls, strings: Sequence[str], limit: int = CONTEXT_LENGTH) -> Texts:
+        return cls.from_lists([checked_ids(s, limit) for s in strings])
+
+    @classmethod
+    def from_lists(cls, rows: Sequence[Sequence[int]]) -> Texts:
+        lengths = torch.tensor([len(row) for row in rows])
+        ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+        for target, row in zip(ids, rows):
+            target[: len(row)] = torch.tensor(row)
+        return cls(ids, lengths)
+
+    def select(self, index: Tensor) -> Texts:
+        """The texts of some classes, (K,) indices, with repetitions if so asked."""
+        index = index.cpu()
+        return Texts(self.ids[index], self.lengths[index])
+
+    def layout(self, device: torch.device, own_context: bool, max_rows: int | None) -> Layout:
+        """How to pack these texts; kept, so that a class list is laid out once."""
+        key = (device, own_context, max_rows)
+        if key not in self._layouts:
+            self._layouts[key] = make_layout(self, *key)
+        return self._layouts[key]
+
+
+def checked_ids(text: str, limit: int) -> list[int]:
+    ids = [tokenizer().sot_token_id, *tokenizer().encode(text), tokenizer().eot_token_id]
+    if len(ids) > limit:
+        raise RuntimeError(f"Input {text!r} is too long for context length {limit} ({len(ids)} tokens)")
+    return ids
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A run of token rows: ids and positions (R,); ``slots`` index the context rows, ``context`` says which vector."""
+
+    ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    context: tuple[Tensor, ...]  # (slot,) or, for one context per class, (class, slot)
+
+    @classmethod
+    def make(cls, ids: Tensor, positions: Tensor, classes: Tensor | None, device: torch.device) -> Rows:
+        slots = (ids < 0).nonzero()[:, 0]
+        context = (-1 - ids[slots],) if classes is None else (classes[slots], -1 - ids[slots])
+        to = lambda t: t.to(device, non_blocking=True)  # noqa: E731
+        return cls(to(ids.clamp(min=0)), to(positions), to(slots), tuple(map(to, context)))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    rows: Rows
+    buckets: tuple[tuple[int, int], ...]  # (texts, rows each), in packing order
+    eos: Tensor  # (texts,) row of each text's EOS
+
+
+@dataclass(frozen=True)
+class Layout:
+    prefix: Rows
+    chunks: tuple[Chunk, ...]
+    order: Tensor  # (C,) where text i stands among the packed ones
+
+
+def make_layout(texts: Texts, device: torch.device, own_context: bool, max_rows: int | None) -> Layout:
+    """Split off the common prefix, sort suffixes by length, cut into chunks of at most ``max_rows`` rows."""
+    ids, lengths = texts.ids, texts.lengths
+    common = (ids == ids[0]).all(dim=0)
+    if own_context:
+        common &= ids[0] >= 0
+    p = min(int(common.cumprod(0).sum()), int(lengths.min()) - 1)
+    suffix_lengths = lengths - p
+    by_length = suffix_lengths.argsort(stable=True)
+    sizes, counts = suffix_lengths.unique(return_counts=True)  # sorted, as by_length is
+    chunks, done = [], 0
+    for buckets in split_buckets(list(zip(counts.tolist(), sizes.tolist())), max_rows):
+        members = by_length[done : done + sum(c for c, _ in buckets)]
+        done += len(members)
+        chunks.append(make_chunk(ids, members, buckets, p, device, own_context))
+    order = torch.empty_like(by_length)
+    order[by_length] = torch.arange(len(by_length))
+    prefix = Rows.make(ids[0, :p], torch.arange(p), None, device)
+    return Layout(prefix, tuple(chunks), order.to(device))
+
+
+def make_chunk(
+    ids: Tensor, members: Tensor, buckets: list[tuple[int, int]], p: int, device: torch.device, own_context: bool
+) -> Chunk:
+    lengths = torch.cat([torch.full((c,), s) for c, s in buckets])
+    ends = lengths.cumsum(0)
+    classes = members.repeat_interleave(lengths)
+    positions = p + torch.arange(len(classes)) - (ends - lengths).repeat_interleave(lengths)
+    rows = Rows.make(ids[classes, positions], positions, classes if own_context else None, device)
+    return Chunk(rows, tuple(buckets), (ends - 1).to(device))
+
+
+def split_buckets(buckets: list[tuple[int, int]], max_rows: int | None) -> list[list[tuple[int, int]]]:
+    """Cut (count, size) buckets into runs of at most ``max_rows`` rows, but at least one text each."""
+    if max_rows is None:
+        return [buckets]
+    runs, run, room = [], [], max_rows
+    for count, size in buckets:
+        while count:
+            take = min(count, max(room // size, 0 if run else 1))
+            if take == 0:
+                runs.append(run)
+                run, room = [], max_rows
+                continue
+            run.append((take, size))
+            room -= take * size
+            count -= take
+    return [*runs, run] if run else runs
+
+
+def encode_rows(model: CLIP, texts: Texts, plan: PromptPlan | None, memory_gb: float | None) -> Tensor:
+    """EOS rows after the last block, before ``ln_final``: (C, D), or (B, C, D) for one context per image."""
+    check_vocabulary(model, texts)
+    context = None if plan is None else plan.input
+    groups = context.shape[0] if context is not None and context.dim() == 4 else 1
+    max_rows = None if memory_gb is None else rows_within(memory_gb, model, groups)
+    own_context = context is not None and context.dim() == 3
+    layout = texts.layout(model.positional_embedding.device, own_context, max_rows)
+    prefix = encode_prefix(model, layout.prefix, plan)
+
+    def run(chunk: Chunk, *prefix: Tensor) -> Tensor:
+        return encode_suffixes(model, chunk, context, prefix)
+
+    if len(layout.chunks) > 1 and torch.is_grad_enabled():
+        parts = [
+            checkpoint(run, chunk, *prefix, use_reentrant=False, preserve_rng_state=False) for chunk in layout.chunks
+        ]
+    else:
+        parts = [run(chunk, *prefix) for chunk in layout.chunks]
+    features = torch.cat(parts, dim=1)[:, layout.order]
+    return features if context is not None and context.dim() == 4 else features[0]
+
+
+def embed(model: CLIP, rows: Rows, context: Tensor | None) -> Tensor:
+    """Token plus positional embeddings, context vectors in their slots: (G, R, D)."""
+    x = model.token_embedding(rows.ids).to(model.dtype)[None]
+    if context is not None and len(rows.slots):
+        values = (context[:, 0] if context.dim() == 4 else context[None])[(slice(None), *rows.context)].to(model.dtype)
+        x = x.expand(len(values), -1, -1).index_copy(1, rows.slots, values)
+    return x + model.positional_embedding[rows.positions].to(model.dtype)
+
+
+def encode_prefix(model: CLIP, rows: Rows, plan: PromptPlan | None) -> list[Tensor]:
+    """Run the common rows through all layers; returns their keys and values per layer, (G, p, 2 D)."""
+    x = embed(model, rows, None if plan is None else plan.input)
+    layers = {} if plan is None else plan.layers
+    if layers and x.shape[1] < 1 + plan.length:
+        raise ValueError("Deep text prompts need a context that all classes share and that comes before the class name")
+    positions = model.positional_embedding[1 : 1 + (0 if plan is None else plan.length)]
+    layers = raw_first_layer(layers, lambda views: views.to(x.dtype) + positions.to(x.dtype))
+    keys_values = []
+    for i, block in enumerate(model.transformer.resblocks):
+        prompt = layers.get(i)
+        qkv = block.project(x, prompt, start=1)
+        keys_values.append(qkv[..., qkv.shape[-1] // 3 :])
+        if i + 1 < model.transformer.layers:
+            if prompt is not None and prompt.residual is not None:
+                x = write_slots(x, 1, prompt.residual)
+            x = block.finish(x, block.attn(qkv, causal=True))
+    return keys_values
+
+
+def encode_suffixes(model: CLIP, chunk: Chunk, context: Tensor | None, prefix: Sequence[Tensor]) -> Tensor:
+    """Run packed suffixes through all layers; returns their EOS rows, (G, texts, D)."""
+    x = embed(model, chunk.rows, context)
+    for i, (block, keys_values) in enumerate(zip(model.transformer.resblocks, prefix)):
+        last = i + 1 == model.transformer.layers
+        attended = attend(block.attn, block.project(x), keys_values, chunk.buckets, last)
+        x = block.finish(x[:, chunk.eos] if last else x, attended)
+    return x
+
+
+def attend(attn: Attention, qkv: Tensor, prefix: Tensor, buckets: Sequence[tuple[int, int]], last: bool) -> Tensor:
+    """Causal attention of every suffix to the prefix and itself.
+
+    qkv: (1 or G, R, 3 D) of the suffixes. prefix: (G, p, 2 D) keys and values. Returns (G, R, D); with ``last`` only
+    the EOS rows, (G, texts, D).
+    """
+    groups, p, _ = prefix.shape
+    out, done = [], 0
+    for count, size in buckets:
+        rows = qkv[:, done : done + count * size].expand(groups, -1, -1).unflatten(1, (count, size))
+        done += count * size
+        query, own = rows.split([prefix.shape[-1] // 2, prefix.shape[-1]], dim=-1)
+        seen = torch.cat([prefix[:, None].expand(-1, count, -1, -1), own], dim=2).flatten(0, 1)
+        query = (query[:, :, -1:] if last else query).flatten(0, 1)
+        mask = None if query.shape[1] == 1 else torch.ones(size, p + size, dtype=torch.bool, device=qkv.device).tril(p)
+        key, value = (attn.split_heads(x) for x in seen.chunk(2, dim=-1))
+        attended = F.scaled_dot_product_attention(attn.split_heads(query), key, value, attn_mask=mask)
+        out.append(attended.transpose(1, 2).reshape(groups, -1, prefix.shape[-1] // 2))
+    return attn.out_proj(torch.cat(out, dim=1))
+
+
+def rows_within(memory_gb: float, model: CLIP, groups: int) -> int:
+    """Suffix rows whose activations fit the budget: about 24 D numbers a row and layer are kept for the backward pass.
+
+    Without gradients only one layer's are alive at a time. Measured in ``benchmarks/memory.py``.
+    """
+    layers = model.transformer.layers if torch.is_grad_enabled() else 1
+    row_bytes = 24 * model.transformer.width * layers * groups * model.positional_embedding.element_size()
+    return max(1, int(memory_gb * 2**30 / row_bytes))
+
+
+def check_vocabulary(model: CLIP, texts: Texts) -> None:
+    """ValueError naming the words that a model with a small vocabulary does not know."""
+    if model.known_tokens is None:
+        return
+    ids = texts.ids.clamp(min=0)
+    unknown = ids[(texts.ids > 0) & ~model.known_tokens[ids]].unique().tolist()
+    if unknown:
+        words = ", ".join(repr(tokenizer().decode([i]).strip()) for i in unknown[:5])
+        raise ValueError(
+            f"This model knows a small vocabulary only, without {words}. Use other class names, or a full CLIP"
+            " (MODEL.BACKBONE.NAME ViT-B/16)"
+        )
