@@ -1,0 +1,81 @@
+"""The configuration tree: the defaults, into which YAML files and ``KEY VALUE`` pairs are merged."""
+
+import difflib
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from dassl.config.defaults import _C
+from dassl.utils.registry import UnknownNameError
+
+__all__ = ["clean_cfg", "flatten_cfg", "get_cfg_default", "merge_from_file", "merge_from_list"]
+
+
+def get_cfg_default() -> CfgNode:
+    """A fresh copy of the default tree; mutate it freely."""
+    return _C.clone()
+
+
+def clean_cfg(cfg: CfgNode, trainer: str) -> None:
+    """Drop the sections of ``cfg.TRAINER`` that belong to other trainers."""
+    for key in set(cfg.TRAINER) - {"NAME", trainer.upper()}:
+        cfg.TRAINER.pop(key)
+
+
+def flatten_cfg(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves of a nested mapping by their dotted key, e.g. ``{"OPTIM.LR": 0.002}``."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves.update(flatten_cfg(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return leaves
+
+
+def merge_from_file(cfg: CfgNode, path: str) -> None:
+    """Merge a YAML file into ``cfg``.
+
+    Raises ``FileNotFoundError``, a ``KeyError`` naming an unknown key and its neighbours, or ``ValueError`` for a file
+    that is not a YAML mapping or a value of another type than the default's. Nothing is merged then.
+    """
+    with open(path, encoding="utf-8") as file:
+        try:
+            loaded = yaml.safe_load(file)
+        except yaml.YAMLError as error:
+            raise ValueError(f'"{path}" is not valid YAML: {error}') from error
+    if loaded is None:
+        return
+    if not isinstance(loaded, dict):
+        raise ValueError(f'"{path}" must hold KEY: value pairs, but holds a {type(loaded).__name__}')
+    for key in flatten_cfg(loaded):
+        _check_key(cfg, key, f' in "{path}"')
+    _merge(cfg, lambda tree: tree.merge_from_other_cfg(CfgNode(loaded)), f' (in "{path}")')
+
+
+def merge_from_list(cfg: CfgNode, opts: list[Any]) -> None:
+    """Merge ``[KEY, VALUE, KEY, VALUE, ...]``; errors as in ``merge_from_file``."""
+    if len(opts) % 2:
+        raise ValueError(
+            f"options come in pairs KEY VALUE, but {len(opts)} words were given: {' '.join(map(str, opts))}"
+        )
+    for key in opts[0::2]:
+        _check_key(cfg, key, " on the command line")
+    _merge(cfg, lambda tree: tree.merge_from_list(opts), "")
+
+
+def _merge(cfg: CfgNode, change: Any, where: str) -> None:
+    """Apply ``change`` to a copy first, so that a refused value leaves ``cfg`` as it was."""
+    try:
+        change(cfg.clone())
+    except ValueError as error:
+        raise ValueError(f"{error}{where}; the new value must have the type of the default") from error
+    change(cfg)
+
+
+def _check_key(cfg: CfgNode, key: str, where: str) -> None:
+    node: Any = cfg
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            near = difflib.get_close_matches(key, list(flatten_cfg(cfg)), n=3, cutoff=0.5)
+            hint = f"; nearest existing keys: {', '.join(near)}" if near else ""
+            raise UnknownNameError(f"Non-existent config key: {key}{where}{hint}")
+        node = node[part]

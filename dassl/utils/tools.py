@@ -1,0 +1,192 @@
+"""Files, folders, images, seeds and downloads."""
+
+import errno
+import hashlib
+import json
+import os
+import random
+import tempfile
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.collect_env import get_pretty_env_info
+from tqdm import tqdm
+
+__all__ = [
+    "BrokenImageError",
+    "atomic_write",
+    "check_isfile",
+    "collect_env_info",
+    "derive_seed",
+    "download_url",
+    "listdir_nohidden",
+    "mkdir_if_missing",
+    "read_image",
+    "read_json",
+    "set_random_seed",
+    "sha256_of",
+    "tolist_if_not",
+    "write_json",
+]
+
+
+def mkdir_if_missing(dirname: str) -> None:
+    """Make a folder and its parents; an existing one, or "" (the current folder), is fine."""
+    if dirname:
+        os.makedirs(dirname, exist_ok=True)
+
+
+def check_isfile(fpath: str) -> bool:
+    """Whether ``fpath`` is a file; warns if not."""
+    found = os.path.isfile(fpath)
+    if not found:
+        warnings.warn(f'No file found at "{fpath}"', stacklevel=2)
+    return found
+
+
+def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
+    """Names in a folder that do not start with a dot; in file-system order unless ``sort``."""
+    names = [name for name in os.listdir(path) if not name.startswith(".")]
+    return sorted(names) if sort else names
+
+
+def tolist_if_not(x: Any) -> list[Any]:
+    """``x`` if it is a list, else a list of ``x`` alone (a tuple too)."""
+    return x if isinstance(x, list) else [x]
+
+
+@contextmanager
+def atomic_write(path: str, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file beside ``path`` that takes its place when the block ends without an error.
+
+    Whatever happens, ``path`` is either the complete old file or the complete new one. Raises ``OSError`` that names
+    ``path`` if the disk is full or not writable.
+    """
+    directory, name = os.path.split(os.path.abspath(path))
+    mkdir_if_missing(directory)
+    temporary = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=f".{name}.", suffix=".tmp")
+        with open(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private; an ordinary file is not
+        os.replace(temporary, path)
+    except OSError as error:
+        what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        state = "the previous file is unchanged" if os.path.exists(path) else "nothing was written"
+        raise OSError(error.errno, f"cannot write: {what}; {state}", path) from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def read_json(fpath: str) -> Any:
+    """The content of a JSON file; ``ValueError`` naming the file if it is not JSON."""
+    with open(fpath, encoding="utf-8") as file:
+        try:
+            return json.load(file)
+        except json.JSONDecodeError as error:
+            raise ValueError(f'"{fpath}" is not valid JSON: {error}') from error
+
+
+def write_json(obj: Any, fpath: str) -> None:
+    """Write ``obj`` with an indentation of 4, atomically, making the parent folder."""
+    with atomic_write(fpath, "w") as file:
+        json.dump(obj, file, indent=4, separators=(",", ": "))
+
+
+class BrokenImageError(ValueError):
+    """An image file that cannot be decoded. The message names the file."""
+
+    def __str__(self) -> str:
+        # A loader's worker process wraps the message in its traceback: keep what comes after it.
+        return super().__str__().strip().rsplit("BrokenImageError: ", 1)[-1]
+
+
+def read_image(path: str) -> Image.Image:
+    """An image file as RGB. ``FileNotFoundError``, or ``BrokenImageError`` if it is truncated or no image."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise FileNotFoundError(f'No image at "{path}"') from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BrokenImageError(f'Cannot read the image "{path}": {error}') from error
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed Python, NumPy and torch (CPU and every CUDA device). Sets no determinism flag."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def derive_seed(*numbers: int) -> int:
+    """A 32-bit seed that is a function of ``numbers``, unrelated to those of neighbouring numbers."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:4], "little")
+
+
+def collect_env_info() -> str:
+    """torch's report on the machine and the libraries, and Pillow's version."""
+    return f"{get_pretty_env_info()}\n        Pillow ({Image.__version__})"
+
+
+def sha256_of(path: str) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def download_url(url: str, dst: str, sha256: str | None = None) -> None:
+    """Download ``url`` to the file ``dst``, resuming ``<dst>.part`` of an earlier attempt.
+
+    ``dst`` appears only when it is complete and, if ``sha256`` is given, has that digest; otherwise ``OSError``
+    (network, size) or ``ValueError`` (digest; the partial file is removed).
+    """
+    partial = f"{dst}.part"
+    mkdir_if_missing(os.path.dirname(dst))
+    _fetch(url, partial)
+    if sha256 is not None and sha256_of(partial) != sha256:
+        received = sha256_of(partial)
+        os.remove(partial)
+        raise ValueError(f"{url} has SHA-256 {received}, expected {sha256}; the download was removed, try again")
+    os.replace(partial, dst)
+
+
+def _fetch(url: str, partial: str) -> None:
+    have = os.path.getsize(partial) if os.path.exists(partial) else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            if have and response.status != 206:  # the server does not resume
+                have = 0
+            length = response.headers.get("Content-Length")
+            total = have + int(length) if length else None
+            bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=os.path.basename(partial)[:-5])
+            with open(partial, "ab" if have else "wb") as file, bar:
+                while chunk := response.read(1 << 20):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # nothing left to send: the partial file is complete
+            return
+        raise OSError(f"cannot download {url}: {error}") from error
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        raise OSError(f"cannot download {url}: {error}; call again to resume") from error
+    received = os.path.getsize(partial)
+    if total is not None and received != total:
+        raise OSError(f"{url}: the connection ended after {received} of {total} bytes; call again to resume")
