@@ -1,0 +1,35 @@
+"""Stanford Cars (Krause et al., 2013): 196 makes, models and years."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from .base import SplitBenchmark
+from .splits import Item, Split
+
+
+@DATASET_REGISTRY.register()
+class StanfordCars(SplitBenchmark):
+    """Official test images; the official training images are cut into train and val."""
+
+    dataset_dirs = ("stanford_cars",)
+    image_dirs = (".",)
+    split_file = "split_zhou_StanfordCars.json"
+
+    def make_split(self) -> Split:
+        train = self._read("cars_train", "devkit/cars_train_annos.mat")
+        return self.with_val(train, self._read("cars_test", "cars_test_annos_withlabels.mat"))
+
+    def _read(self, folder: str, annotations: str) -> list[Item]:
+        from scipy.io import loadmat
+
+        names = [year_first(str(name[0])) for name in loadmat(self.need("devkit/cars_meta.mat"))["class_names"][0]]
+        items = []
+        for row in loadmat(self.need(annotations))["annotations"][0]:
+            label = int(row["class"][0, 0]) - 1
+            items.append(Item(f"{folder}/{row['fname'][0]}", label, names[label]))
+        return items
+
+
+def year_first(name: str) -> str:
+    """``AM General Hummer SUV 2000`` -> ``2000 AM General Hummer SUV``."""
+    model, _, year = name.rpartition(" ")
+    return f"{year} {model}"
