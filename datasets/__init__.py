@@ -2,6 +2,7 @@
 
 from .caltech101 import Caltech101 as Caltech101
 from .dtd import DescribableTextures as DescribableTextures
+from .embedded import EMBEDDED as EMBEDDED
 from .eurosat import EuroSAT as EuroSAT
 from .fgvc_aircraft import FGVCAircraft as FGVCAircraft
 from .folder import CSV as CSV
