@@ -1,0 +1,298 @@
+"""What all methods share: load and freeze CLIP, precision, optimiser, the step, evaluation, checkpoints.
+
+A method is a subclass with a ``section`` of the config, its ``defaults`` and ``build_learner``; most need no more.
+Its learner returns ``Prompts`` and owns the trainable tensors, which are fp32 whatever the precision of CLIP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clip.clip import PIXEL_MEAN, PIXEL_STD, load_model
+from clip.model import CLIP
+from clip.text import Texts
+from clip.weights import PRECISIONS, set_precision
+from dassl.config import CfgNode
+from dassl.engine import TrainerX
+from dassl.metrics import compute_accuracy
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import load_checkpoint
+
+from .prompted_clip import PromptedCLIP, initial_context
+
+# What the family's checkpoints hold besides prompts: buffers that depend on the class names, and the frozen CLIP.
+CLASS_BUFFERS = ("token_prefix", "token_suffix")
+FROZEN_PREFIXES = ("image_encoder.", "text_encoder.", "logit_scale", "prompt_learner.ZS_image_encoder.")
+
+
+class PromptTrainer(TrainerX):
+    """Trains a learner of prompts through a frozen CLIP.
+
+    section: name of the method's config node, ``cfg.TRAINER.<section>``; defaults: its keys (PREC and CTX_INIT shared).
+    registered_name: folder of the checkpoints, as the field's published files have it.
+    """
+
+    section: ClassVar[str]
+    defaults: ClassVar[dict[str, object]]
+    registered_name: ClassVar[str] = "prompt_learner"
+
+    # Hooks of a method ------------------------------------------------------------------------------------------------
+
+    def build_learner(self, clip: CLIP) -> nn.Module:
+        """The module that owns the prompts: ``forward() -> Prompts``."""
+        raise NotImplementedError
+
+    def wording(self, names: Sequence[str]) -> Texts:
+        """Class names in their texts; ``phrase name.`` with the phrase's first tokens learnable."""
+        return Texts.from_names(names, self.phrase, self.num_ctx)
+
+    def compute_loss(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """Named terms of one batch: keys ending in ``_loss`` are summed and minimised, all are logged."""
+        return classification_terms(self.model(image), label)
+
+    def check_backbone(self, clip: CLIP) -> None:
+        """Raise ValueError if the method cannot work with this backbone."""
+
+    def published_names(self) -> dict[str, str]:
+        """Learner's parameter name -> key in checkpoints, where they differ."""
+        return {}
+
+    # Construction -----------------------------------------------------------------------------------------------------
+
+    @property
+    def options(self) -> CfgNode:
+        """The method's own config node."""
+        return self.cfg.TRAINER[self.section]
+
+    @property
+    def num_ctx(self) -> int:
+        """Learnable context tokens: the words of CTX_INIT if there is one, else N_CTX (CoOp's rule)."""
+        return len(self.phrase.split()) or self.options.N_CTX
+
+    @property
+    def phrase(self) -> str:
+        """Words that the context starts from; empty for a random start."""
+        return self.options.CTX_INIT.replace("_", " ")
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        if (precision := cfg.TRAINER[self.section].PREC) not in PRECISIONS:
+            raise ValueError(f"TRAINER.{self.section}.PREC must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+
+    def build_model(self) -> None:
+        clip = load_clip(self.cfg.MODEL.BACKBONE.NAME, self.cfg.MODEL.BACKBONE.PATH, self.options.PREC)
+        check_input(self.cfg, clip)
+        self.check_backbone(clip)
+        print("Building custom CLIP")
+        learner = self.build_learner(clip)
+        names = self.published_names()
+        if unknown := names.keys() - dict(learner.named_parameters()).keys():
+            raise KeyError(f"published_names() of {type(self).__name__} names no parameter: {sorted(unknown)}")
+        rename_state(learner, names)
+        print("Turning off gradients in both the image and the text encoder")
+        self.model = PromptedCLIP(
+            clip, learner, self.wording, self.dm.dataset.classnames, self.cfg.MODEL.TEXT_MEMORY_GB
+        ).to(self.device)
+        if self.cfg.TRAINER.INIT_PROMPTS:
+            self.load_prompts(self.cfg.TRAINER.INIT_PROMPTS)
+        trained = [p for p in learner.parameters() if p.requires_grad]
+        print(f"Parameters to be updated: {sum(p.numel() for p in trained):,} of {type(self).__name__}")
+        self.optim = build_optimizer(trained, self.cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+        self.register_model(self.registered_name, learner, self.optim, self.sched)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.uses_amp and self.device.type == "cuda")
+
+    def context(self, clip: CLIP) -> Tensor:
+        """(P, D) start of the learnable context; says what it is, in the field's words."""
+        print(f'Initial context: "{self.phrase or " ".join(["X"] * self.num_ctx)}"')
+        print(f"Number of context words (tokens): {self.num_ctx}")
+        return initial_context(clip, self.phrase, self.num_ctx)
+
+    # The step ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def uses_amp(self) -> bool:
+        return self.options.PREC == "amp"
+
+    def autocast(self) -> AbstractContextManager:
+        """fp16 on a GPU, bf16 on a CPU; nothing for the other precisions."""
+        return torch.autocast(self.device.type) if self.uses_amp else nullcontext()
+
+    def parse_batch_train(self, batch: Mapping[str, object]) -> tuple[Tensor, Tensor]:
+        """Images and labels on the device; K views of an image (K_TRANSFORMS) lie behind one another."""
+        image, label = batch["img"], batch["label"]
+        if isinstance(image, list):
+            image, label = torch.cat(image), label.repeat(len(image))
+        return image.to(self.device, non_blocking=True), label.to(self.device, non_blocking=True)
+
+    def forward_backward(self, batch: Mapping[str, object]) -> dict[str, Tensor]:
+        image, label = self.parse_batch_train(batch)
+        with self.autocast():
+            terms = self.compute_loss(image, label)
+        losses = {name: term for name, term in terms.items() if name.endswith("_loss")}
+        loss = sum(losses.values())
+        self.model_zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optim)
+        self.scaler.update()
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        rest = {name: term for name, term in terms.items() if name not in losses}
+        return {
+            "loss": loss.detach(),
+            **({k: v.detach() for k, v in losses.items()} if len(losses) > 1 else {}),
+            **rest,
+        }
+
+    def model_inference(self, image: Tensor) -> Tensor:
+        with self.autocast():
+            return self.model(image)
+
+    # Checkpoints ------------------------------------------------------------------------------------------------------
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load ``<directory>/<registered name>/model.pth.tar-<epoch>``, or the best model; any class list will do."""
+        if not directory:
+            print("Note that load_model() is skipped as no pretrained model is given")
+            return
+        name = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
+        path = Path(directory) / self.registered_name / name
+        if not path.is_file():
+            found = sorted(p.name for p in path.parent.glob("model*")) or "nothing"
+            raise FileNotFoundError(
+                f'Model not found at "{path}" (found there: {found}); see --model-dir, --load-epoch'
+            )
+        self.load_prompts(path)
+
+    def load_prompts(self, path: str | Path) -> None:
+        """Load learnable tensors from a checkpoint file, or from the newest one below a folder."""
+        path = newest_checkpoint(Path(path), self.registered_name)
+        checkpoint = load_checkpoint(str(path))
+        weights = prompts_only(checkpoint.get("state_dict", checkpoint), self.model.learner)
+        print(f'Loading weights to {self.registered_name} from "{path}" (epoch = {checkpoint.get("epoch")})')
+        load_exactly(self.model.learner, weights, path)
+
+
+class DeepPromptTrainer(PromptTrainer):
+    """For prompts in the layers of both encoders: text and vision lengths and depths (0 leaves an encoder alone)."""
+
+    @property
+    def text_depth(self) -> int:
+        return self.options.PROMPT_DEPTH_TEXT
+
+    @property
+    def vision_depth(self) -> int:
+        return self.options.PROMPT_DEPTH_VISION
+
+    @property
+    def num_ctx(self) -> int:
+        return self.options.N_CTX_TEXT if self.text_depth else 0
+
+    @property
+    def phrase(self) -> str:
+        """MaPLe's rule: up to 4 tokens start from the phrase, whose remaining words stay fixed; more are random."""
+        return super().phrase if self.num_ctx <= 4 else ""
+
+    def check_backbone(self, clip: CLIP) -> None:
+        if self.vision_depth and not clip.has_vit:
+            raise ValueError(
+                f"{type(self).__name__} puts prompts into a ViT, but {self.cfg.MODEL.BACKBONE.NAME} is a ResNet;"
+                " use CoOp, CoCoOp or POMP, or a ViT backbone"
+            )
+        towers = {"text": (self.text_depth, "transformer"), "vision": (self.vision_depth, "visual.transformer")}
+        for name, (depth, tower) in towers.items():
+            if depth and depth > (layers := clip.get_submodule(tower).layers):
+                raise ValueError(
+                    f"TRAINER.{self.section}: prompt depth {depth} exceeds the {layers} layers of the {name} encoder"
+                )
+
+
+def classification_terms(logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+    """Cross-entropy of logits (B, C) with label (B,), and the batch's top-1 accuracy in percent."""
+    return {"ce_loss": F.cross_entropy(logits, label), "acc": compute_accuracy(logits.detach(), label)[0].squeeze()}
+
+
+def load_clip(name: str, path: str, precision: str) -> CLIP:
+    """A frozen backbone, by name or from a file, in the given precision."""
+    print(f"Loading CLIP (backbone: {name or path})")
+    return set_precision(load_model(name, path), precision).eval().requires_grad_(False)
+
+
+def check_input(cfg: CfgNode, clip: CLIP) -> None:
+    """ValueError if the images that the config makes are not those that the backbone takes."""
+    size, wanted = tuple(cfg.INPUT.SIZE), clip.visual.input_resolution
+    if size != (wanted, wanted):
+        raise ValueError(
+            f"INPUT.SIZE is {size}, but {cfg.MODEL.BACKBONE.NAME or 'the backbone'} takes ({wanted}, {wanted})"
+        )
+    if not torch.allclose(
+        torch.tensor([*cfg.INPUT.PIXEL_MEAN, *cfg.INPUT.PIXEL_STD]), torch.tensor(PIXEL_MEAN + PIXEL_STD)
+    ):
+        print("Note: INPUT.PIXEL_MEAN / PIXEL_STD are not CLIP's")
+
+
+def rename_state(module: nn.Module, names: Mapping[str, str]) -> None:
+    """Let the module's state dict carry the published keys, when saved and when loaded."""
+    if not names:
+        return
+
+    def on_save(module: nn.Module, state: dict, prefix: str, metadata: object) -> None:
+        for ours, theirs in names.items():
+            state[prefix + theirs] = state.pop(prefix + ours)
+
+    def on_load(module: nn.Module, state: dict, prefix: str, *rest: object) -> None:
+        for ours, theirs in names.items():
+            if prefix + theirs in state:
+                state[prefix + ours] = state.pop(prefix + theirs)
+
+    module.register_state_dict_post_hook(on_save)
+    module.register_load_state_dict_pre_hook(on_load)
+
+
+def newest_checkpoint(path: Path, registered_name: str) -> Path:
+    """The file itself; of a run's folder the best model, else the one of the last epoch."""
+    if path.is_file():
+        return path
+    folder = path / registered_name if (path / registered_name).is_dir() else path
+    best = folder / "model-best.pth.tar"
+    numbered = sorted(folder.glob("model.pth.tar-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]))
+    if not best.is_file() and not numbered:
+        raise FileNotFoundError(
+            f"No prompts at {path}: neither a checkpoint file nor a folder with {registered_name}/model*"
+        )
+    return best if best.is_file() else numbered[-1]
+
+
+def prompts_only(state: Mapping[str, Tensor], learner: nn.Module) -> dict[str, Tensor]:
+    """A checkpoint's entries without class-dependent buffers and without the frozen CLIP of the family's files."""
+    own = learner.state_dict()
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    return {
+        key: value
+        for key, value in state.items()
+        if key in own or not (key.endswith(CLASS_BUFFERS) or (key.startswith(FROZEN_PREFIXES) and "VPT" not in key))
+    }
+
+
+def load_exactly(learner: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load every tensor of the learner; ValueError naming keys that are missing, surplus or of another shape."""
+    own = learner.state_dict()
+    wrong = {
+        "missing": [key for key in own if key not in weights],
+        "surplus": [key for key in weights if key not in own],
+        "of another shape": [
+            f"{key} {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}"
+            for key in own
+            if key in weights and weights[key].shape != own[key].shape
+        ],
+    }
+    if any(wrong.values()):
+        found = "; ".join(f"{what}: {', '.join(keys[:4])}" for what, keys in wrong.items() if keys)
+        raise ValueError(f"The checkpoint {path} does not fit this method and its settings ({found})")
+    learner.load_state_dict({key: value.float() for key, value in weights.items()})

@@ -1,0 +1,152 @@
+"""A frozen CLIP, a learner of prompts and a list of class names: a classifier. Written once for all methods.
+
+Letters: B images, C classes, P prompt tokens, E joint width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clip.model import CLIP
+from clip.prompts import LayerPrompt, PromptPlan
+from clip.text import Texts, check_vocabulary
+
+Wording = Callable[[Sequence[str]], Texts]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a learner returns: a plan for each encoder, None for an encoder that is left as it is."""
+
+    text: PromptPlan | None = None
+    vision: PromptPlan | None = None
+
+
+class PromptedCLIP(nn.Module):
+    """Logits of images against class names under the learner's prompts.
+
+    learner: ``forward() -> Prompts``, or ``forward(image_features (B, E)) -> Prompts`` if its attribute
+        ``conditional`` is true. Owns all trainable parameters; knows neither class names nor CLIP.
+    wording: class names -> tokenised texts with the learner's context slots.
+    memory_gb: budget of the text encoder's activations.
+    """
+
+    def __init__(
+        self,
+        clip: CLIP,
+        learner: nn.Module,
+        wording: Wording,
+        classnames: Sequence[str],
+        memory_gb: float | None = None,
+    ):
+        super().__init__()
+        self.clip = clip.eval().requires_grad_(False)
+        self.learner = learner
+        self.wording, self.memory_gb = wording, memory_gb
+        self.set_classnames(classnames)
+
+    def set_classnames(self, classnames: Sequence[str]) -> None:
+        """Classify into these names from now on; underscores become spaces."""
+        self.classnames = [name.replace("_", " ") for name in classnames]
+        self.texts = self.wording(self.classnames)
+        self._text_cache: tuple[object, Tensor] | None = None
+
+    def train(self, mode: bool = True) -> PromptedCLIP:
+        """The frozen CLIP stays in eval mode (the ResNets have batch norm)."""
+        super().train(mode)
+        self.clip.eval()
+        return self
+
+    def forward(self, image: Tensor, classes: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) -> logits (B, C), or (B, K) for the K class indices ``classes``."""
+        image_features, prompts = self.image_features(image)
+        return self.logits(image_features, self.text_features(prompts, classes))
+
+    def image_features(self, image: Tensor) -> tuple[Tensor, Prompts]:
+        """Unit-norm features (B, E) and the prompts they were made with."""
+        conditional = getattr(self.learner, "conditional", False)
+        prompts = None if conditional else self.learner()
+        vision = None if prompts is None else prompts.vision
+        with torch.set_grad_enabled(torch.is_grad_enabled() and vision is not None):
+            features = unit(self.clip.encode_image(image, vision))
+        return features, self.learner(features) if conditional else prompts
+
+    def text_features(self, prompts: Prompts, classes: Tensor | None = None) -> Tensor:
+        """Unit-norm features (C, E) or (K, E); (B, C, E) for prompts per image.
+
+        Encoded once where they cannot change: without text prompts, and in evaluation until the parameters change.
+        """
+        plan = prompts.text
+        constant = plan is None or not (torch.is_grad_enabled() or plan.input.dim() == 4)
+        if not constant:
+            return self.encode_text(plan, classes)
+        version = None if plan is None else tuple((id(p), p._version) for p in self.learner.parameters())
+        if self._text_cache is None or self._text_cache[0] != version:
+            with torch.no_grad():
+                self._text_cache = (version, self.encode_text(plan))
+        features = self._text_cache[1]
+        return features if classes is None else features[classes.to(features.device)]
+
+    def encode_text(self, plan: PromptPlan | None, classes: Tensor | None = None) -> Tensor:
+        if classes is not None:
+            classes = classes.cpu()
+            if plan is not None and plan.input.dim() == 3:  # one context per class
+                plan = PromptPlan(plan.input[classes.to(plan.input.device)], plan.layers)
+        texts = self.texts if classes is None else self.texts.select(classes)
+        return unit(self.clip.encode_text(texts, plan, self.memory_gb))
+
+    def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
+        """exp(logit_scale) <v, t>: (B, E) with (C, E) or (B, C, E) -> (B, C)."""
+        scaled = self.clip.logit_scale.exp() * image_features
+        if text_features.dim() == 2:
+            return scaled @ text_features.t()
+        return torch.einsum("be,bce->bc", scaled, text_features)
+
+
+def unit(features: Tensor) -> Tensor:
+    """Normalise in at least fp32."""
+    return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+
+
+@torch.no_grad()
+def zeroshot_features(
+    clip: CLIP, classnames: Sequence[str], templates: Sequence[str], memory_gb: float | None = None
+) -> Tensor:
+    """(C, E) class features of hand-written templates: unit-norm per template, averaged, unit-norm again."""
+    names = [name.replace("_", " ") for name in classnames]
+    mean = sum(
+        unit(clip.encode_text(Texts.from_strings([template.format(name) for name in names]), memory_gb=memory_gb))
+        for template in templates
+    )
+    return unit(mean)
+
+
+def initial_context(clip: CLIP, phrase: str, num_ctx: int) -> Tensor:
+    """(P, D) token embeddings of the phrase's first ``num_ctx`` tokens, or N(0, 0.02^2) without a phrase; fp32."""
+    if not phrase:
+        return 0.02 * torch.randn(num_ctx, clip.transformer.width)
+    texts = Texts.from_strings([phrase])
+    if texts.lengths[0] - 2 < num_ctx:
+        raise ValueError(
+            f"CTX_INIT {phrase!r} has {texts.lengths[0] - 2} tokens, fewer than the {num_ctx} context tokens"
+        )
+    check_vocabulary(clip, texts)
+    ids = texts.ids[0, 1 : 1 + num_ctx].to(clip.token_embedding.weight.device)
+    return clip.token_embedding(ids).detach().float().clone()
+
+
+def random_prompts(depth: int, num_tokens: int, width: int) -> nn.ParameterList:
+    """(P, D) prompts for ``depth`` layers, N(0, 0.02^2) each."""
+    return nn.ParameterList(0.02 * torch.randn(num_tokens, width) for _ in range(depth))
+
+
+def shared_plan(rows: Sequence[Tensor]) -> PromptPlan | None:
+    """Prompts (P, D) of layers 1..J, each replacing the rows that its layer receives; None for J = 0."""
+    if not len(rows):
+        return None
+    return PromptPlan(rows[0], {layer: LayerPrompt.shared(rows[layer]) for layer in range(1, len(rows))})
