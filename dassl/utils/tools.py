@@ -176,7 +176,9 @@ def _fetch(url: str, partial: str) -> None:
                 have = 0
             length = response.headers.get("Content-Length")
             total = have + int(length) if length else None
-            bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=os.path.basename(partial)[:-5])
+            bar = tqdm(
+                total=total, initial=have, unit="B", unit_scale=True, desc=os.path.basename(partial)[:-5], disable=None
+            )
             with open(partial, "ab" if have else "wb") as file, bar:
                 while chunk := response.read(1 << 20):
                     file.write(chunk)

@@ -88,8 +88,14 @@ def resume_from_checkpoint(fdir: str, model: nn.Module, optimizer: Any = None, s
 
 
 def restore(checkpoint: dict[str, Any], model: nn.Module, optimizer: Any = None, scheduler: Any = None) -> int:
-    """Put a checkpoint's state into the given objects, strictly; returns the number of finished epochs."""
-    model.load_state_dict(checkpoint["state_dict"])
+    """Put a checkpoint's state into the given objects, strictly; returns the number of finished epochs.
+
+    ``ValueError`` if the checkpoint belongs to another model.
+    """
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise ValueError(f"the checkpoint does not fit the model: {' '.join(str(error).split())}") from error
     print("Loaded model weights")
     for name, target in (("optimizer", optimizer), ("scheduler", scheduler)):
         if target is not None and checkpoint.get(name) is not None:

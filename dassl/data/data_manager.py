@@ -1,0 +1,298 @@
+"""Loaders: a data set, its transforms, and batches of both."""
+
+import os
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tabulate import tabulate
+from torch.utils.data import DataLoader, Dataset, default_collate
+from torchvision.transforms import ToTensor, v2
+from yacs.config import CfgNode
+
+from dassl.data.datasets import Datum, build_dataset
+from dassl.data.samplers import build_sampler
+from dassl.data.transforms import INTERPOLATION_MODES, build_transform
+from dassl.utils import BrokenImageError, derive_seed, read_image
+
+__all__ = ["INTERPOLATION_MODES", "DataManager", "DatasetWrapper", "build_data_loader", "read_image"]
+
+Transform = Callable[[Image.Image], Any]
+
+
+class DatasetWrapper(Dataset[dict[str, Any]]):
+    """Items as dicts: ``img``, ``label``, ``domain``, ``impath``, ``index``; ``img0`` with DATALOADER.RETURN_IMG0.
+
+    ``img`` is the transformed image, (3, H, W) as a rule; the PIL image without a transform; a list of K of them with
+    ``DATALOADER.K_TRANSFORMS`` = K > 1 (training only). A list of transforms gives ``img``, ``img2``, ``img3``, ...
+
+    Augmentation of an item depends on the seed last given to ``set_seed`` and the item's index alone, whichever process
+    computes it. Unreadable images raise ``BrokenImageError``; with ``DATALOADER.SKIP_BROKEN`` the next readable item
+    takes the place (training) or the item is ``None`` (``collate_readable`` drops it).
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        data_source: Sequence[Datum],
+        transform: Transform | Sequence[Transform] | None = None,
+        is_train: bool = False,
+    ) -> None:
+        self.cfg = cfg
+        self.data_source = data_source
+        self.transform = transform
+        self.is_train = is_train
+        self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
+        self.return_img0 = cfg.DATALOADER.RETURN_IMG0
+        if self.k_tfm > 1 and transform is None:
+            raise ValueError(f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to apply")
+        to_tensor = [v2.Resize(cfg.INPUT.SIZE, INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]), ToTensor()]
+        if "normalize" in cfg.INPUT.TRANSFORMS:
+            to_tensor.append(v2.Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD))
+        self.to_tensor = v2.Compose(to_tensor)
+        self._seed = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that live on
+        self._is_seeded = False
+
+    def set_seed(self, seed: int) -> None:
+        """Make augmentation a function of ``seed`` and the item; to be called before each epoch."""
+        self._seed.fill_(seed)
+        self._is_seeded = True
+
+    def __len__(self) -> int:
+        return len(self.data_source)
+
+    def __getitem__(self, idx: int) -> dict[str, Any] | None:
+        found = self._load(idx)
+        if found is None:
+            return None
+        idx, image = found
+        item = self.data_source[idx]
+        output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
+        if self.is_train and self._is_seeded:
+            with _random_state(derive_seed(int(self._seed), idx)):
+                output.update(self._views(image))
+        else:
+            output.update(self._views(image))
+        if self.return_img0:
+            output["img0"] = self.to_tensor(image)
+        return output
+
+    def _load(self, idx: int) -> tuple[int, Image.Image] | None:
+        """The image and its index, or those of the next readable one."""
+        for candidate in [*range(idx, len(self)), *range(idx)]:
+            try:
+                return candidate, self.data_source[candidate].load()
+            except BrokenImageError as error:
+                if not self.cfg.DATALOADER.SKIP_BROKEN:
+                    raise
+                warnings.warn(f"skipped: {error}", stacklevel=2)
+                if not self.is_train:
+                    return None
+        raise BrokenImageError(f"none of the {len(self)} images can be read, the first is {self.data_source[0].impath}")
+
+    def _views(self, image: Image.Image) -> dict[str, Any]:
+        if not isinstance(self.transform, (list, tuple)):
+            return {"img": self._apply(self.transform, image)}
+        names = ["img", *(f"img{i + 2}" for i in range(len(self.transform) - 1))]
+        return {name: self._apply(transform, image) for name, transform in zip(names, self.transform)}
+
+    def _apply(self, transform: Transform | None, image: Image.Image) -> Any:
+        if transform is None:
+            return image
+        views = [transform(image) for _ in range(self.k_tfm)]
+        return views if self.k_tfm > 1 else views[0]
+
+
+@contextmanager
+def _random_state(seed: int) -> Iterator[None]:
+    """Run a block from ``seed``, and give Python's, NumPy's and torch's CPU generators their state back."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators too
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+def collate_readable(items: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """A batch of the items that could be read; ``None`` if there are none."""
+    readable = [item for item in items if item is not None]
+    return default_collate(readable) if readable else None
+
+
+def build_data_loader(  # noqa: PLR0913 (the family's signature)
+    cfg: CfgNode,
+    sampler_type: str = "SequentialSampler",
+    data_source: Sequence[Datum] | None = None,
+    batch_size: int = 64,
+    n_domain: int = 0,
+    n_ins: int = 2,
+    tfm: Transform | Sequence[Transform] | None = None,
+    is_train: bool = True,
+    dataset_wrapper: type[Dataset] | None = None,
+) -> DataLoader:
+    """Batches of ``data_source``. A training loader drops an incomplete last batch unless it is the only one."""
+    if not data_source:
+        raise ValueError(f"the {'training' if is_train else 'evaluation'} data set has no images")
+    dataset = (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train)
+    batches = -(-len(data_source) // batch_size)
+    workers = min(cfg.DATALOADER.NUM_WORKERS, _cpu_count(), batches)
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins),
+        num_workers=workers,
+        collate_fn=collate_readable,
+        drop_last=is_train and len(data_source) >= batch_size,
+        pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
+        # Workers that live on keep their generators, so only a data set that can be re-seeded may have them.
+        persistent_workers=workers > 0 and hasattr(dataset, "set_seed"),
+    )
+
+
+class DataManager:
+    """The data set that ``cfg`` names and its loaders.
+
+    train_loader_u and val_loader are ``None`` where the data set has no such list.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        custom_tfm_train: Transform | Sequence[Transform] | None = None,
+        custom_tfm_test: Transform | Sequence[Transform] | None = None,
+        dataset_wrapper: type[Dataset] | None = None,
+    ) -> None:
+        self.cfg = cfg
+        self.dataset = build_dataset(cfg)
+        self._wrapper = dataset_wrapper
+        tfm_train = self._transform(custom_tfm_train, is_train=True)
+        tfm_test = self._transform(custom_tfm_test, is_train=False)
+        loader = cfg.DATALOADER
+        self.train_loader_x = self._loader(self._cached(self.dataset.train_x, "training"), loader.TRAIN_X, tfm_train)
+        self.train_loader_u = None
+        if self.dataset.train_u:
+            settings = loader.TRAIN_X if loader.TRAIN_U.SAME_AS_X else loader.TRAIN_U
+            self.train_loader_u = self._loader(self.dataset.train_u, settings, tfm_train)
+        self.val_loader = None
+        if self.dataset.val:
+            val = self._cached(self.dataset.val, "validation")
+            self.val_loader = self._loader(val, loader.TEST, tfm_test, is_train=False)
+        self.test_loader = self._loader(self.dataset.test, loader.TEST, tfm_test, is_train=False)
+        if cfg.VERBOSE:
+            self.show_dataset_summary(cfg)
+
+    @property
+    def num_classes(self) -> int:
+        return self.dataset.num_classes
+
+    @property
+    def num_source_domains(self) -> int:
+        return len(self.cfg.DATASET.SOURCE_DOMAINS)
+
+    @property
+    def lab2cname(self) -> dict[int, str]:
+        return self.dataset.lab2cname
+
+    def show_dataset_summary(self, cfg: CfgNode) -> None:
+        """Print a table of the data set's name, domains and sizes."""
+        data = self.dataset
+        rows = [("Dataset", cfg.DATASET.NAME)]
+        rows += [("Source", cfg.DATASET.SOURCE_DOMAINS)] if cfg.DATASET.SOURCE_DOMAINS else []
+        rows += [("Target", cfg.DATASET.TARGET_DOMAINS)] if cfg.DATASET.TARGET_DOMAINS else []
+        rows += [("# classes", f"{self.num_classes:,}"), ("# train_x", f"{len(data.train_x):,}")]
+        rows += [("# train_u", f"{len(data.train_u):,}")] if data.train_u else []
+        rows += [("# val", f"{len(data.val):,}")] if data.val else []
+        rows += [("# test", f"{len(data.test):,}")]
+        print(tabulate(rows))
+
+    def _transform(self, custom: Any, is_train: bool) -> Any:
+        if custom is None:
+            return build_transform(self.cfg, is_train=is_train)
+        print(f"* Using custom transform for {'training' if is_train else 'testing'}")
+        return custom
+
+    def _loader(self, items: Sequence[Datum], settings: CfgNode, tfm: Any, is_train: bool = True) -> DataLoader:
+        return build_data_loader(
+            self.cfg,
+            settings.SAMPLER,
+            items,
+            settings.BATCH_SIZE,
+            settings.get("N_DOMAIN", 0),
+            settings.get("N_INS", 2),
+            tfm=tfm,
+            is_train=is_train,
+            dataset_wrapper=self._wrapper,
+        )
+
+    def _cached(self, items: Sequence[Datum], name: str) -> Sequence[Datum]:
+        if self.cfg.DATALOADER.CACHE not in ("none", "ram"):
+            raise ValueError(f'DATALOADER.CACHE must be "none" or "ram", but got "{self.cfg.DATALOADER.CACHE}"')
+        return cache_in_ram(items, name) if self.cfg.DATALOADER.CACHE == "ram" else items
+
+
+class CachedDatum(Datum):
+    """A ``Datum`` whose decoded image is kept."""
+
+    def __init__(self, item: Datum, image: Image.Image) -> None:
+        super().__init__(item.impath, item.label, item.domain, item.classname)
+        self._image = image
+
+    def load(self) -> Image.Image:
+        return self._image
+
+
+def cache_in_ram(items: Sequence[Datum], name: str) -> Sequence[Datum]:
+    """The items with their images decoded, if four fifths of the free memory can hold them; else as they are.
+
+    Unreadable images are left to be found when they are used.
+    """
+    if not items:
+        return items
+    needed, free = _decoded_bytes(items), _free_memory()
+    size = f"{len(items):,} {name} images, {needed / 1e9:.2f} GB decoded"
+    if needed > 0.8 * free:
+        print(f"Not cached: {size}, with {free / 1e9:.2f} GB of memory free; reading them from disk")
+        return items
+    print(f"Caching {size}")
+    with ThreadPoolExecutor(_cpu_count()) as pool:
+        return list(pool.map(_decode, items))
+
+
+def _decode(item: Datum) -> Datum:
+    try:
+        return CachedDatum(item, item.load())
+    except BrokenImageError:
+        return item
+
+
+def _decoded_bytes(items: Sequence[Datum], sample: int = 64) -> int:
+    """Memory of all images, estimated from evenly spaced ones."""
+    step = max(1, len(items) // sample)
+    images = [cached.load().size for item in items[::step] if isinstance(cached := _decode(item), CachedDatum)]
+    return round(3 * sum(w * h for w, h in images) / max(1, len(images)) * len(items))
+
+
+def _free_memory() -> int:
+    """Bytes that can be had without swapping; half of the memory where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            line = next(line for line in file if line.startswith("MemAvailable"))
+            return int(line.split()[1]) * 1024
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _cpu_count() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,170 @@
+"""In which order the items of a data set are visited."""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from torch.utils.data import RandomSampler, Sampler, SequentialSampler
+from torch.utils.data.distributed import DistributedSampler
+
+from dassl.data.datasets import Datum
+
+__all__ = [
+    "RandomClassSampler",
+    "RandomDomainSampler",
+    "SeqDomainSampler",
+    "SequentialDistributedSampler",
+    "build_sampler",
+]
+
+
+class _DomainSampler(Sampler[int]):
+    """Batches with an equal share of several domains; stops when a chosen domain cannot fill its share.
+
+    n_domain: domains per batch, all of them if below 1; must divide ``batch_size``.
+    """
+
+    def __init__(self, data_source: Sequence[Datum], batch_size: int, n_domain: int) -> None:
+        self.indices = _group_indices(item.domain for item in data_source)
+        self.domains = sorted(self.indices)
+        self.n_domain = n_domain if n_domain > 0 else len(self.domains)
+        if self.n_domain > len(self.domains) or batch_size % self.n_domain:
+            raise ValueError(
+                f"a batch of {batch_size} cannot be shared equally by {self.n_domain} of {len(self.domains)} domains"
+            )
+        self.share = batch_size // self.n_domain
+        self.length = sum(1 for _ in self)
+
+    def choose_domains(self) -> list[int]:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[int]:
+        left = {domain: random.sample(indices, len(indices)) for domain, indices in self.indices.items()}
+        while True:
+            batch: list[int] = []
+            for domain in self.choose_domains():
+                if len(left[domain]) < self.share:
+                    return
+                batch += left[domain][: self.share]
+                left[domain] = left[domain][self.share :]
+            yield from batch
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class RandomDomainSampler(_DomainSampler):
+    """Every batch draws its domains at random."""
+
+    def choose_domains(self) -> list[int]:
+        return random.sample(self.domains, self.n_domain)
+
+
+class SeqDomainSampler(_DomainSampler):
+    """Every batch has all domains, sorted."""
+
+    def __init__(self, data_source: Sequence[Datum], batch_size: int) -> None:
+        super().__init__(data_source, batch_size, n_domain=0)
+
+    def choose_domains(self) -> list[int]:
+        return self.domains
+
+
+class RandomClassSampler(Sampler[int]):
+    """Batches of ``batch_size // n_ins`` random classes with ``n_ins`` items each, until too few classes are left.
+
+    A class with fewer items is filled up by drawing with replacement; an incomplete last group is left out.
+    """
+
+    def __init__(self, data_source: Sequence[Datum], batch_size: int, n_ins: int) -> None:
+        if batch_size < n_ins:
+            raise ValueError(f"batch size {batch_size} must be at least n_ins {n_ins}")
+        self.indices = _group_indices(item.label for item in data_source)
+        self.classes_per_batch = batch_size // n_ins
+        self.n_ins = n_ins
+        if len(self.indices) < self.classes_per_batch:
+            raise ValueError(f"a batch needs {self.classes_per_batch} classes, but there are {len(self.indices)}")
+        self.length = sum(1 for _ in self)
+
+    def _groups(self, indices: list[int]) -> list[list[int]]:
+        if len(indices) < self.n_ins:
+            indices = np.random.choice(indices, size=self.n_ins, replace=True).tolist()
+        shuffled = random.sample(indices, len(indices))
+        full = len(shuffled) // self.n_ins
+        return [shuffled[i * self.n_ins : (i + 1) * self.n_ins] for i in range(full)]
+
+    def __iter__(self) -> Iterator[int]:
+        left = {label: self._groups(indices) for label, indices in self.indices.items()}
+        while len(left) >= self.classes_per_batch:
+            for label in random.sample(list(left), self.classes_per_batch):
+                yield from left[label].pop()
+                if not left[label]:
+                    del left[label]
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class SequentialDistributedSampler(Sampler[int]):
+    """Each process visits one contiguous block of ``ceil(N / batch_size / processes) * batch_size`` items.
+
+    The last item is repeated at the end, so gathering the blocks in rank order and cutting to N restores the data set.
+    """
+
+    def __init__(
+        self, dataset: Sequence[Any], batch_size: int, rank: int | None = None, num_replicas: int | None = None
+    ) -> None:
+        world, own_rank = _world()
+        self.rank = own_rank if rank is None else rank
+        self.num_items = len(dataset)
+        self.num_samples = math.ceil(self.num_items / batch_size / (num_replicas or world)) * batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        start = self.rank * self.num_samples
+        return (min(index, self.num_items - 1) for index in range(start, start + self.num_samples))
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+
+def build_sampler(
+    sampler_type: str,
+    cfg: Any = None,
+    data_source: Sequence[Datum] | None = None,
+    batch_size: int = 32,
+    n_domain: int = 0,
+    n_ins: int = 16,
+) -> Sampler[int]:
+    """The sampler of that name; ``ValueError`` for another one. In a single process the distributed ones shuffle
+    (``DistributedSampler``) or visit the items in their order (``SequentialDistributedSampler``)."""
+    world, rank = _world()
+    if sampler_type == "SequentialDistributedSampler" and world == 1:
+        sampler_type = "SequentialSampler"
+    builders = {
+        "RandomSampler": lambda: RandomSampler(data_source),
+        "SequentialSampler": lambda: SequentialSampler(data_source),
+        "RandomDomainSampler": lambda: RandomDomainSampler(data_source, batch_size, n_domain),
+        "SeqDomainSampler": lambda: SeqDomainSampler(data_source, batch_size),
+        "RandomClassSampler": lambda: RandomClassSampler(data_source, batch_size, n_ins),
+        "DistributedSampler": lambda: DistributedSampler(data_source, num_replicas=world, rank=rank),
+        "SequentialDistributedSampler": lambda: SequentialDistributedSampler(data_source, batch_size),
+    }
+    if sampler_type not in builders:
+        raise ValueError(f"Unknown sampler type: {sampler_type}; known: {', '.join(builders)}")
+    return builders[sampler_type]()
+
+
+def _group_indices(keys: Any) -> dict[int, list[int]]:
+    groups: dict[int, list[int]] = {}
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
+    return groups
+
+
+def _world() -> tuple[int, int]:
+    """Number of processes and the rank of this one."""
+    started = dist.is_available() and dist.is_initialized()
+    return (dist.get_world_size(), dist.get_rank()) if started else (1, 0)

@@ -1,0 +1,117 @@
+"""What a run leaves behind besides its log and checkpoints: ``config.yaml`` and ``metrics.json``."""
+
+import datetime
+import os
+import platform
+import resource
+import sys
+from typing import Any
+
+import torch
+import torchvision
+import yaml
+from yacs.config import CfgNode
+
+from dassl.config import flatten_cfg
+from dassl.utils import atomic_write, write_json
+
+__all__ = ["RunRecord", "recorded_config"]
+
+# Keys that change where a run takes place or how it is looked at, but not what is learned.
+_HARMLESS = (
+    "DATALOADER.CACHE",
+    "DATALOADER.NUM_WORKERS",
+    "DATALOADER.TEST.",
+    "DATASET.ROOT",
+    "MODEL.BACKBONE.PATH",
+    "MODEL.TEXT_MEMORY_GB",
+    "OUTPUT_DIR",
+    "RESUME",
+    "TEST.COMPUTE_CMAT",
+    "TEST.NO_TEST",
+    "TEST.PER_CLASS_RESULT",
+    "TEST.SPLIT",
+    "TRAIN.CHECKPOINT_FREQ",
+    "TRAIN.PRINT_FREQ",
+    "USE_CUDA",
+    "VERBOSE",
+    "VERSION",
+)
+
+
+def recorded_config(directory: str) -> dict[str, Any]:
+    """Leaves by dotted key of the ``config.yaml`` in ``directory``; empty if there is none."""
+    path = os.path.join(directory, "config.yaml")
+    if not os.path.isfile(path):
+        return {}
+    with open(path, encoding="utf-8") as file:
+        return flatten_cfg(yaml.safe_load(file) or {})
+
+
+class RunRecord:
+    """The history and results of one run.
+
+    history: one dict per finished epoch: ``epoch`` (from 1), averages of the named losses, ``lr``, ``seconds``.
+    results: what the evaluator found, by split.
+    """
+
+    def __init__(self, cfg: CfgNode, run_seed: int) -> None:
+        self.cfg = cfg.clone()
+        self.cfg.defrost()
+        self.cfg.SEED = run_seed
+        self.history: list[dict[str, Any]] = []
+        self.results: dict[str, dict[str, Any]] = {}
+        self.test_seconds = 0.0
+
+    def write_config(self) -> None:
+        """Write ``config.yaml``: the resolved options, with the seed that is really used."""
+        with atomic_write(os.path.join(self.cfg.OUTPUT_DIR, "config.yaml"), "w") as file:
+            file.write(self.cfg.dump())
+
+    def check_same_config(self, directory: str) -> None:
+        """``ValueError`` with the differences if ``directory`` holds a run of another configuration."""
+        old, new = recorded_config(directory), flatten_cfg(yaml.safe_load(self.cfg.dump()))
+        differences = [
+            f"  {key}: {old[key]} there, {new[key]} now"
+            for key in sorted(old.keys() & new.keys())
+            if old[key] != new[key] and not key.startswith(_HARMLESS)
+        ]
+        if differences:
+            raise ValueError(
+                f'"{directory}" holds a run of another configuration, which cannot be resumed with this one:\n'
+                + "\n".join(differences)
+                + "\nChoose another OUTPUT_DIR, or restore these settings"
+            )
+
+    def write_metrics(self, facts: dict[str, Any], device: torch.device) -> None:
+        """Write ``metrics.json``: ``facts``, then what the record itself knows."""
+        cfg = self.cfg
+        metrics = {
+            "trainer": cfg.TRAINER.NAME,
+            "dataset": cfg.DATASET.NAME,
+            "backbone": cfg.MODEL.BACKBONE.NAME,
+            "seed": cfg.SEED,
+            "num_shots": cfg.DATASET.NUM_SHOTS,
+            "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
+            **facts,
+            "results": self.results,
+            "history": self.history,
+            "seconds": {"train": sum(epoch["seconds"] for epoch in self.history), "test": self.test_seconds},
+            "peak_memory_gb": _peak_memory_gb(device),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+            },
+            "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        }
+        write_json(metrics, os.path.join(cfg.OUTPUT_DIR, "metrics.json"))
+
+
+def _peak_memory_gb(device: torch.device) -> float:
+    """Largest memory so far: of the GPU's tensors, or of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
