@@ -27,7 +27,7 @@ class ImageDataset(DatasetBase):
         self.template = cfg.DATASET.TEMPLATE or self.template
         if "{}" not in self.template:
             raise ValueError(f"DATASET.TEMPLATE {self.template!r} has no {{}} where the class name belongs")
-        check_labels(split)
+        check_labels(split, f"{type(self).__name__} in {image_dir}")
         note_duplicate_names(split.train)
         lists = [[self._datum(item) for item in items] for items in split]
         if split.val is split.test:
@@ -165,7 +165,7 @@ class SplitBenchmark(Benchmark):
 def describe(folder: Path) -> str:
     """Say what a folder holds, for an error message."""
     if not folder.is_dir():
-        return "which does not exist"
+        return "which is a file" if folder.exists() else "which does not exist"
     names = sorted(os.listdir(folder))
     if not names:
         return "which is empty"
@@ -178,23 +178,25 @@ def first(names: Sequence[object]) -> str:
     return ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
-def check_labels(split: Split) -> None:
+def check_labels(split: Split, source: str) -> None:
     """Training images must exist for labels 0..C-1 with one name each, and no other label may occur elsewhere."""
     if not split.train or not split.test:
-        raise ValueError(f"no {'test' if split.train else 'training'} images")
+        raise ValueError(f"{source}: no {'test' if split.train else 'training'} images")
     pairs = {(item.label, item.classname) for item in split.train}
     labels = {label for label, _ in pairs}
     twice = sorted(label for label, count in Counter(label for label, _ in pairs).items() if count > 1)
     if twice:
         raise ValueError(
-            f"label {twice[0]} has several class names: {sorted(n for lab, n in pairs if lab == twice[0])}"
+            f"{source}: label {twice[0]} has several class names: {first(sorted(n for lab, n in pairs if lab == twice[0]))}"
         )
     gaps = sorted(set(range(max(labels) + 1)) - labels)
     if gaps:
-        raise ValueError(f"no training images of label {first(gaps)}")
+        raise ValueError(f"{source}: no training images of label {first(gaps)}")
     strays = sorted({item.classname for items in split[1:] for item in items if item.label not in labels})
     if strays:
-        raise ValueError(f"{len(strays)} classes have val or test images but no training image: {first(strays)}")
+        raise ValueError(
+            f"{source}: val or test images, but no training image, of {len(strays)} classes: {first(strays)}"
+        )
 
 
 def note_duplicate_names(items: list[Item]) -> None:
@@ -204,7 +206,7 @@ def note_duplicate_names(items: list[Item]) -> None:
         labels.setdefault(name, []).append(label)
     shared = [f"{name} (labels {', '.join(map(str, at))})" for name, at in labels.items() if len(at) > 1]
     if shared:
-        print(f"Note: {len(shared)} class names stand for several classes and are kept: {'; '.join(shared[:10])}")
+        print(f"Note: class names that stand for several classes are kept: {'; '.join(shared)}")
 
 
 def note_short_classes(items: list[Item], num_shots: int) -> None:
@@ -214,6 +216,6 @@ def note_short_classes(items: list[Item], num_shots: int) -> None:
     short = [f"{names[label]} ({count})" for label, count in sorted(counts.items()) if count < num_shots]
     if short:
         print(
-            f"Note: {len(short)} classes have fewer than {num_shots} training images, all are taken: "
-            f"{', '.join(short[:10])}"
+            f"Note: classes with fewer than {num_shots} training images, all of which are taken ({len(short)}): "
+            f"{first(short)}"
         )

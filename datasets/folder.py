@@ -130,8 +130,8 @@ def complete(split: Split, seed: int) -> Split:
 def check_names(split: Split, path: Path) -> None:
     """Refuse a single class; tell about names that CLIP can make little of."""
     names = sorted({item.classname for item in split.train})
-    if len({item.label for item in split.train}) < 2:
-        raise ValueError(f"{path} has only one class ({first(names) or 'none'}); classification needs two or more")
+    if len({item.label for item in split.train}) == 1:
+        raise ValueError(f"{path} has only one class ({first(names)}); classification needs two or more")
     foreign = [name for name in names if not is_latin(name)]
     if foreign:
         print(

@@ -91,7 +91,7 @@ def _csv_rows(path: Path) -> list[list[str]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         heading = file.readline()
         file.seek(0)
-        return list(csv.reader(file, delimiter=max(",;\t", key=heading.count)))
+        return list(csv.reader(file, delimiter=max(";\t,", key=heading.count)))
 
 
 def _read_csv(path: Path) -> list[dict[str, object]]:

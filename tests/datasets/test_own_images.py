@@ -1,0 +1,253 @@
+"""One's own images: folders and lists, class-name maps, automatic splits, and the messages on bad input."""
+
+import json
+import random
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.datasets.layouts import picture, write
+from tests.datasets.reading import read, rows
+
+
+def photos(folder: Path, counts: dict[str, int], kind: str = "jpg") -> Path:
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            write(folder / name / f"{i:02d}.{kind}", picture(name))
+    return folder
+
+
+def folder(path: Path, **settings: object):
+    return read("Folder", PATH=path, **settings)
+
+
+def write_list(path: Path, lines: list[str]) -> Path:
+    for line in lines[1:]:
+        image = path.parent / line.replace(";", ",").split(",")[0]
+        write(image, picture(image.parent.name))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_folders_are_cut_by_the_runs_seed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = photos(tmp_path / "photos", {"cat": 10, "Dog": 20, "red_fox": 4})
+    before = sorted(tmp_path.rglob("*"))
+    dataset = folder(path, SEED=1)
+    assert dataset.classnames == ["Dog", "cat", "red_fox"]
+    assert Counter(d.label for d in dataset.train_x) == {0: 10, 1: 5, 2: 2}
+    assert Counter(d.label for d in dataset.val) == {0: 4, 1: 2, 2: 1}
+    assert Counter(d.label for d in dataset.test) == {0: 6, 1: 3, 2: 1}
+    parts = [{d.impath for d in part} for part in (dataset.train_x, dataset.val, dataset.test)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 34
+    assert rows(folder(path, SEED=1), "test") == rows(dataset, "test") != rows(folder(path, SEED=2), "test")
+    assert rows(folder(path, SEED=-1), "test") == rows(folder(path, SEED=0), "test")
+    folder(path, SEED=1, NUM_SHOTS=1)
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["1", "cat", "5", "2", "3"] in table
+    assert ["all", "classes", "17", "7", "10"] in table
+
+
+def test_train_val_test_folders(tmp_path: Path) -> None:
+    for part, count in {"train": 3, "valid": 2, "test": 1}.items():
+        photos(tmp_path / part, {"a": count, "b": count}, kind="PNG")
+    write(tmp_path / "train/a/nested/deep.webp", b"")
+    write(tmp_path / "train/a/notes.txt", b"")
+    dataset = folder(tmp_path)
+    assert [len(part) for part in (dataset.train_x, dataset.val, dataset.test)] == [7, 4, 2]
+    assert rows(dataset, "test") == [["test/a/00.PNG", 0, "a"], ["test/b/00.PNG", 1, "b"]]
+    assert ["train/a/nested/deep.webp", 0, "a"] in rows(dataset, "train_x")
+
+
+def test_without_test_folder_val_is_test(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for part in ("train", "val"):
+        photos(tmp_path / part, {"a": 6, "b": 6})
+    dataset = folder(tmp_path, NUM_SHOTS=2)
+    assert dataset.val is dataset.test
+    assert len(dataset.test) == 12
+    assert "the val images serve as val and as test" in capsys.readouterr().out
+
+
+def test_without_val_folder_there_is_no_val(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        photos(tmp_path / part, {"a": 6, "b": 6})
+    dataset = folder(tmp_path, NUM_SHOTS=2)
+    assert not dataset.val
+    assert [len(dataset.train_x), len(dataset.test)] == [4, 12]
+
+
+def test_only_a_train_folder_is_cut(tmp_path: Path) -> None:
+    photos(tmp_path / "train", {"a": 10, "b": 10})
+    assert [len(part) for part in (folder(tmp_path).train_x, folder(tmp_path).test)] == [10, 6]
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    assert folder(photos(tmp_path, {"bus": 4, "train": 4})).classnames == ["bus", "train"]
+
+
+def test_shots_base_and_new(tmp_path: Path) -> None:
+    path = photos(tmp_path, {name: 10 for name in "abcde"})
+    full = rows(folder(path), "train_x")
+    random.seed(1)
+    picks = [row for name in "abcde" for row in random.sample([row for row in full if row[2] == name], 2)]
+    assert rows(folder(path, NUM_SHOTS=2), "train_x") == picks
+    new = folder(path, NUM_SHOTS=2, SUBSAMPLE_CLASSES="new")
+    assert new.classnames == ["d", "e"]
+    assert rows(new, "train_x") == [[image, label - 3, name] for image, label, name in picks if label >= 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("names.csv", 'folder,name\nn01,tench\nn02,"shark, great white"\n'),
+        ("names.csv", "\ufeffn02;shark, great white\nn01;tench\nn99;unused\n"),
+        ("names.json", '{"n01": "tench", "n02": "shark, great white"}'),
+    ],
+)
+def test_class_name_maps(name: str, content: str, tmp_path: Path) -> None:
+    path = photos(tmp_path / "photos", {"n01": 4, "n02": 4})
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert folder(path, CLASSNAMES=tmp_path / name).classnames == ["tench", "shark, great white"]
+
+
+def test_template(tmp_path: Path) -> None:
+    path = photos(tmp_path, {"a": 4, "b": 4})
+    assert folder(path).template == "a photo of a {}."
+    assert folder(path, TEMPLATE="an x-ray of {}").template == "an x-ray of {}"
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_csv_list(separator: str, tmp_path: Path) -> None:
+    lines = ["Path, Classname ,split,camera", "a/1.jpg,dog,train,x", "a/2.jpg,cat,train,x", "b/3.jpg,cat,val,y"]
+    lines += ["b/4.jpg,dog,TEST,y"]
+    path = write_list(tmp_path / "list.csv", [line.replace(",", separator) for line in lines])
+    dataset = read("CSV", PATH=path)
+    assert dataset.classnames == ["cat", "dog"]
+    assert rows(dataset, "train_x") == [["a/1.jpg", 1, "dog"], ["a/2.jpg", 0, "cat"]]
+    assert (rows(dataset, "val"), rows(dataset, "test")) == ([["b/3.jpg", 0, "cat"]], [["b/4.jpg", 1, "dog"]])
+
+
+def test_json_list_with_numbers_as_labels(tmp_path: Path) -> None:
+    records = [{"path": f"{i}.jpg", "label": [2, 10][i % 2], "classname": ["two", "ten"][i % 2]} for i in range(20)]
+    for record in records:
+        write(tmp_path / record["path"], picture("x"))
+    (tmp_path / "list.json").write_text(json.dumps(records))
+    dataset = read("CSV", PATH=tmp_path / "list.json")
+    assert dataset.classnames == ["two", "ten"], "numbers are sorted as numbers"
+    assert [len(part) for part in (dataset.train_x, dataset.val, dataset.test)] == [10, 4, 6]
+
+
+def test_csv_with_absolute_paths_and_a_map(tmp_path: Path) -> None:
+    path = photos(tmp_path / "photos", {"a": 4, "b": 4})
+    lines = ["path,label"] + [f"{image},{image.parent.name}" for image in sorted(path.rglob("*.jpg"))]
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/list.csv").write_text("\n".join(lines))
+    (tmp_path / "names.json").write_text('{"a": "apple", "b": "bee"}')
+    dataset = read("CSV", PATH=tmp_path / "lists/list.csv", CLASSNAMES=tmp_path / "names.json")
+    assert dataset.classnames == ["apple", "bee"]
+    assert dataset.train_x[0].load().size == (12, 8)
+
+
+def test_class_names_in_other_alphabets(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    decomposed = unicodedata.normalize("NFD", "café")  # as some file systems store it
+    path = photos(tmp_path / "photos", {"猫": 4, decomposed: 4, "собака": 4})
+    dataset = folder(path)
+    assert dataset.classnames == ["café", "собака", "猫"]
+    assert "class names in other alphabets: собака, 猫 (DATASET.CLASSNAMES" in capsys.readouterr().out
+    (tmp_path / "names.json").write_text('{"猫": "cat", "собака": "dog", "café": "coffee house"}', encoding="utf-8")
+    assert folder(path, CLASSNAMES=tmp_path / "names.json").classnames == ["coffee house", "dog", "cat"]
+
+
+def test_numbers_as_class_names_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder(photos(tmp_path, {"0": 4, "1": 4}))
+    assert "these are numbers: 0, 1" in capsys.readouterr().out
+
+
+def test_duplicated_names_are_kept_and_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = photos(tmp_path / "photos", {"a": 4, "b": 4})
+    (tmp_path / "names.csv").write_text("a,crane\nb,crane\n")
+    assert folder(path, CLASSNAMES=tmp_path / "names.csv").classnames == ["crane", "crane"]
+    assert "crane (labels 0, 1)" in capsys.readouterr().out
+
+
+def expect(error: type[Exception], match: str, name: str = "Folder", **settings: object) -> None:
+    with pytest.raises(error, match=match):
+        read(name, **settings)
+
+
+def test_bad_paths(tmp_path: Path) -> None:
+    expect(ValueError, "DATASET.NAME Folder needs DATASET.PATH")
+    expect(FileNotFoundError, r"photos does not exist; its folder is .*, which is empty", PATH=tmp_path / "photos")
+    expect(ValueError, r"no class folders in .*, which is empty; expected .*/<class>/<image>", PATH=tmp_path)
+    expect(ValueError, r"is not a file; DATASET.NAME CSV needs", name="CSV", PATH=tmp_path)
+    write(tmp_path / "1.jpg", picture("x"))
+    expect(ValueError, r"no class folders in .*, which holds 1\.jpg", PATH=tmp_path)
+    expect(ValueError, r"no class folders in .*1\.jpg, which is a file", PATH=tmp_path / "1.jpg")
+
+
+def test_bad_folders(tmp_path: Path) -> None:
+    expect(ValueError, r"has only one class \(a\)", PATH=photos(tmp_path / "one", {"a": 4}))
+    expect(ValueError, r"no images in .*/empty/b", PATH=photos(tmp_path / "empty", {"a": 4, "b": 0}))
+    expect(ValueError, "class 'b' has 3 images, too few for a split", PATH=photos(tmp_path / "few", {"a": 4, "b": 3}))
+    photos(tmp_path / "differ/train", {"a": 4, "b": 4})
+    photos(tmp_path / "differ/val", {"a": 4, "B": 4})
+    expect(ValueError, "only in train: b; only in val: B", PATH=tmp_path / "differ")
+    photos(tmp_path / "no_train/test", {"a": 4, "b": 4})
+    expect(ValueError, "has test but no train folder", PATH=tmp_path / "no_train")
+
+
+def test_bad_class_name_maps(tmp_path: Path) -> None:
+    path, names = photos(tmp_path / "photos", {"n01": 4, "n02": 4}), tmp_path / "names.csv"
+    expect(FileNotFoundError, "no class-name file", PATH=path, CLASSNAMES=names)
+    for text in ("n01\n", "n01,a,b\n", "n01,\n", ""):
+        names.write_text(text)
+        expect(ValueError, "is no class-name map: expected", PATH=path, CLASSNAMES=names)
+    names.write_text("n01,tench\nn03,shark\n")
+    expect(ValueError, r"class 'n02' is not in the class-name file .*: n0", PATH=path, CLASSNAMES=names)
+    (tmp_path / "names.json").write_text("[1]")
+    expect(ValueError, "is no class-name map", PATH=path, CLASSNAMES=tmp_path / "names.json")
+
+
+def test_bad_lists(tmp_path: Path) -> None:
+    def bad(lines: list[str], match: str, **settings: object) -> None:
+        expect(ValueError, match, name="CSV", PATH=write_list(tmp_path / "list.csv", lines), **settings)
+
+    bad(["file,label", "1.jpg,a"], r"has no column path; its columns: file, label")
+    bad(["path,kind", "1.jpg,a"], r"has no column label \(or classname\); its columns: path, kind")
+    bad(["path,label"], "lists no images")
+    bad(["path,label", "1.jpg,a", "2.jpg,"], "image 2: empty path or label")
+    bad(["path,label,split", "1.jpg,a,training"], "image 1: split 'training' is none of train, val")
+    bad(["path,label,split", "1.jpg,a,train", "2.jpg,b,test"], "has only one class")
+    bad(["path,label,split", "1.jpg,a,test", "2.jpg,b,test"], "CSV in .*: no training images")
+    named = [
+        "path,label,classname,split",
+        "1.jpg,0,cat,train",
+        "2.jpg,0,dog,train",
+        "3.jpg,1,x,train",
+        "4.jpg,1,x,test",
+    ]
+    bad(named, "label 0 has several class names: cat, dog")
+    (tmp_path / "names.csv").write_text("a,apple\n")
+    bad(
+        ["path,label", "1.jpg,a", "2.jpg,q"],
+        "class 'q' is not in the class-name file",
+        CLASSNAMES=tmp_path / "names.csv",
+    )
+    (tmp_path / "list.json").write_text('{"path": 1}')
+    expect(ValueError, "expected a list of objects", name="CSV", PATH=tmp_path / "list.json")
+    (tmp_path / "list.json").write_text("[")
+    expect(ValueError, "is not valid JSON", name="CSV", PATH=tmp_path / "list.json")
+
+
+def test_list_that_names_missing_images(tmp_path: Path) -> None:
+    lines = ["path,label,split"] + [f"{i}.jpg,{'ab'[i % 2]},{('train', 'test')[i % 4 // 2]}" for i in range(8)]
+    path = write_list(tmp_path / "list.csv", lines)
+    for i in (2, 4, 5, 7):
+        (tmp_path / f"{i}.jpg").unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        read("CSV", PATH=path)
+    assert "4 of 8 image files are missing" in str(error.value)
+    assert f"Looked in {tmp_path}" in str(error.value)
