@@ -1,8 +1,7 @@
 """What all readers share: finding the files, few-shot picks, base/new classes, and notes on what was found."""
 
 import os
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,8 +9,9 @@ from yacs.config import CfgNode
 
 from dassl.data.datasets import DatasetBase, Datum
 
+from .checks import check_labels, describe, note_duplicate_names, note_short_classes
 from .fewshot import Picks, load_picks, note_pickles, rows_hash, save_picks, seeded
-from .splits import Item, Split, class_folders, folder_items, hold_out_val, read_split, split_classes
+from .splits import Item, Split, class_folders, folder_items, read_split, split_classes
 from .templates import ensemble
 
 MAX_VAL_SHOTS = 4
@@ -155,67 +155,3 @@ class SplitBenchmark(Benchmark):
         folders = class_folders(self.image_dir, self.ignored_folders)
         names = [self.renamed_folders.get(folder, folder) for folder in folders]
         return split_classes(folder_items(self.image_dir, "", folders, names))
-
-    @staticmethod
-    def with_val(train: list[Item], test: list[Item]) -> Split:
-        """Official train and test images, a fifth of train held out as val."""
-        return Split(*hold_out_val(train), test)
-
-
-def describe(folder: Path) -> str:
-    """Say what a folder holds, for an error message."""
-    if not folder.is_dir():
-        return "which is a file" if folder.exists() else "which does not exist"
-    names = sorted(os.listdir(folder))
-    if not names:
-        return "which is empty"
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"which holds {', '.join(names[:5])}{more}"
-
-
-def first(names: Sequence[object]) -> str:
-    """The first three of a list, for an error message."""
-    return ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
-
-
-def check_labels(split: Split, source: str) -> None:
-    """Training images must exist for labels 0..C-1 with one name each, and no other label may occur elsewhere."""
-    if not split.train or not split.test:
-        raise ValueError(f"{source}: no {'test' if split.train else 'training'} images")
-    pairs = {(item.label, item.classname) for item in split.train}
-    labels = {label for label, _ in pairs}
-    twice = sorted(label for label, count in Counter(label for label, _ in pairs).items() if count > 1)
-    if twice:
-        raise ValueError(
-            f"{source}: label {twice[0]} has several class names: {first(sorted(n for lab, n in pairs if lab == twice[0]))}"
-        )
-    gaps = sorted(set(range(max(labels) + 1)) - labels)
-    if gaps:
-        raise ValueError(f"{source}: no training images of label {first(gaps)}")
-    strays = sorted({item.classname for items in split[1:] for item in items if item.label not in labels})
-    if strays:
-        raise ValueError(
-            f"{source}: val or test images, but no training image, of {len(strays)} classes: {first(strays)}"
-        )
-
-
-def note_duplicate_names(items: list[Item]) -> None:
-    """Tell which class names several labels share; they are kept."""
-    labels: dict[str, list[int]] = {}
-    for label, name in sorted({(item.label, item.classname) for item in items}):
-        labels.setdefault(name, []).append(label)
-    shared = [f"{name} (labels {', '.join(map(str, at))})" for name, at in labels.items() if len(at) > 1]
-    if shared:
-        print(f"Note: class names that stand for several classes are kept: {'; '.join(shared)}")
-
-
-def note_short_classes(items: list[Item], num_shots: int) -> None:
-    """Tell which classes have fewer images than shots; all their images are taken."""
-    counts = Counter(item.label for item in items)
-    names = {item.label: item.classname for item in items}
-    short = [f"{names[label]} ({count})" for label, count in sorted(counts.items()) if count < num_shots]
-    if short:
-        print(
-            f"Note: classes with fewer than {num_shots} training images, all of which are taken ({len(short)}): "
-            f"{first(short)}"
-        )

@@ -16,7 +16,8 @@ from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .base import ImageDataset, describe, first
+from .base import ImageDataset
+from .checks import describe, first
 from .imagenet import check_same_folders
 from .lists import PARTS, name_for, read_names, read_rows
 from .splits import Item, Split, class_folders, list_images, split_classes

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .base import Benchmark, describe, first
+from .base import Benchmark
+from .checks import describe, first
 from .fewshot import fingerprint, rows_hash
 from .splits import Split, class_folders, folder_items, list_images
 from .templates import imagenet_templates_select

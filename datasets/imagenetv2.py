@@ -2,7 +2,7 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .base import first
+from .checks import first
 from .imagenet import ImageNetShift, read_classnames
 from .splits import Split, class_folders, folder_items
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from dassl.utils import read_json
 
-from .base import first
+from .checks import first
 
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 HEADERS = ("folder", "label", "class")  # first cells that mark a heading in a class-name map

@@ -3,7 +3,7 @@
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import SplitBenchmark
-from .splits import Item, Split
+from .splits import Item, Split, hold_out_val
 
 
 @DATASET_REGISTRY.register()
@@ -15,7 +15,7 @@ class OxfordPets(SplitBenchmark):
     template = "a photo of a {}, a type of pet."
 
     def make_split(self) -> Split:
-        return self.with_val(self._read("trainval.txt"), self._read("test.txt"))
+        return hold_out_val(self._read("trainval.txt"), self._read("test.txt"))
 
     def _read(self, name: str) -> list[Item]:
         """Lines ``<Breed_name>_<number> <class id from 1> <species> <breed id>``."""

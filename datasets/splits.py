@@ -98,14 +98,14 @@ def split_classes(items: list[Item], seed: int = SPLIT_SEED) -> Split:
     return split
 
 
-def hold_out_val(items: list[Item], seed: int = SPLIT_SEED) -> tuple[list[Item], list[Item]]:
-    """Cut official training images at random into train and 20 % val, class by class."""
-    rng, train, val = random.Random(seed), [], []
-    for group in group_by_label(items).values():
+def hold_out_val(train: list[Item], test: list[Item], seed: int = SPLIT_SEED) -> Split:
+    """Official train and test images, with 20 % of each class's training images held out at random as val."""
+    rng, split = random.Random(seed), Split([], [], test)
+    for group in group_by_label(train).values():
         n_val = round(0.2 * len(group))
         if n_val == 0:
             raise ValueError(f"class {group[0].classname!r} has {len(group)} training images, too few to hold out 20 %")
         rng.shuffle(group)
-        val += group[:n_val]
-        train += group[n_val:]
-    return train, val
+        split.val.extend(group[:n_val])
+        split.train.extend(group[n_val:])
+    return split

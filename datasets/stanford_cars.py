@@ -3,7 +3,7 @@
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import SplitBenchmark
-from .splits import Item, Split
+from .splits import Item, Split, hold_out_val
 
 
 @DATASET_REGISTRY.register()
@@ -16,7 +16,7 @@ class StanfordCars(SplitBenchmark):
 
     def make_split(self) -> Split:
         train = self._read("cars_train", "devkit/cars_train_annos.mat")
-        return self.with_val(train, self._read("cars_test", "cars_test_annos_withlabels.mat"))
+        return hold_out_val(train, self._read("cars_test", "cars_test_annos_withlabels.mat"))
 
     def _read(self, folder: str, annotations: str) -> list[Item]:
         from scipy.io import loadmat

@@ -3,7 +3,7 @@
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import SplitBenchmark
-from .splits import Item, Split, label_of
+from .splits import Item, Split, hold_out_val, label_of
 
 
 @DATASET_REGISTRY.register()
@@ -16,7 +16,7 @@ class SUN397(SplitBenchmark):
 
     def make_split(self) -> Split:
         labels = {line[1:]: label for label, line in enumerate(self.read_lines("ClassName.txt"))}
-        return self.with_val(self._read("Training_01.txt", labels), self._read("Testing_01.txt", labels))
+        return hold_out_val(self._read("Training_01.txt", labels), self._read("Testing_01.txt", labels))
 
     def _read(self, name: str, labels: dict[str, int]) -> list[Item]:
         """Lines ``/a/abbey/sun_xxx.jpg``."""

@@ -5,7 +5,7 @@ import re
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import SplitBenchmark
-from .splits import Item, Split, label_of
+from .splits import Item, Split, hold_out_val, label_of
 
 
 @DATASET_REGISTRY.register()
@@ -20,7 +20,7 @@ class UCF101(SplitBenchmark):
     def make_split(self) -> Split:
         rows = [line.split() for line in self.read_lines("ucfTrainTestlist/classInd.txt")]
         labels = {action: int(class_id) - 1 for class_id, action in rows}
-        return self.with_val(self._read("trainlist01.txt", labels), self._read("testlist01.txt", labels))
+        return hold_out_val(self._read("trainlist01.txt", labels), self._read("testlist01.txt", labels))
 
     def _read(self, name: str, labels: dict[str, int]) -> list[Item]:
         """Lines ``<Action>/<video>.avi``, in the training list followed by a class id."""
