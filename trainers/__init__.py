@@ -1,15 +1,19 @@
-"""Methods, one file each. Importing a file registers its trainer; a new method adds its import line here."""
+"""Methods, one file each. Importing a file registers its trainer; a new method adds its name to the import."""
 
+from clip.clip import PIXEL_MEAN, PIXEL_STD
 from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
 
 from . import cocoop, coop, ivlp, maple, pomp, rpp, vpt, zsclip
 
-__all__ = ["add_method_options", "cocoop", "coop", "ivlp", "maple", "pomp", "rpp", "vpt", "zsclip"]
+__all__ = ["add_options", "cocoop", "coop", "ivlp", "maple", "pomp", "rpp", "vpt", "zsclip"]
 
 
-def add_method_options(cfg: CfgNode) -> None:
-    """Give ``cfg.TRAINER`` a section with the defaults of every registered method that has options."""
+def add_options(cfg: CfgNode) -> None:
+    """Make the engine's defaults ours: CLIP's image input, and a section ``cfg.TRAINER.<SECTION>`` for every method."""
+    cfg.INPUT.INTERPOLATION = "bicubic"
+    cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD = list(PIXEL_MEAN), list(PIXEL_STD)
+    cfg.INPUT.TRANSFORMS = ("random_resized_crop", "random_flip", "normalize")
     for name in TRAINER_REGISTRY.registered_names():
         method = TRAINER_REGISTRY.get(name)
         if section := getattr(method, "section", ""):

@@ -85,24 +85,30 @@ class PromptTrainer(TrainerX):
         if (precision := cfg.TRAINER[self.section].PREC) not in PRECISIONS:
             raise ValueError(f"TRAINER.{self.section}.PREC must be one of {', '.join(PRECISIONS)}, got {precision!r}")
 
-    def build_model(self) -> None:
-        clip = load_clip(self.cfg.MODEL.BACKBONE.NAME, self.cfg.MODEL.BACKBONE.PATH, self.options.PREC)
+    @property
+    def classnames(self) -> list[str]:
+        return self.dm.dataset.classnames
+
+    def build_classifier(self) -> PromptedCLIP:
+        """CLIP, the learner and the class names, on the device: all that prediction needs."""
+        backbone = self.cfg.MODEL.BACKBONE
+        clip = load_clip(backbone.NAME, backbone.PATH, self.options.PREC)
         check_input(self.cfg, clip)
         self.check_backbone(clip)
         print("Building custom CLIP")
         learner = self.build_learner(clip)
-        names = self.published_names()
-        if unknown := names.keys() - dict(learner.named_parameters()).keys():
-            raise KeyError(f"published_names() of {type(self).__name__} names no parameter: {sorted(unknown)}")
-        rename_state(learner, names)
+        rename_state(learner, self.published_names())
+        return PromptedCLIP(clip, learner, self.wording, self.classnames, self.cfg.MODEL.TEXT_MEMORY_GB).to(self.device)
+
+    def build_model(self) -> None:
+        self.model = self.build_classifier()
+        learner = self.model.learner
         print("Turning off gradients in both the image and the text encoder")
-        self.model = PromptedCLIP(
-            clip, learner, self.wording, self.dm.dataset.classnames, self.cfg.MODEL.TEXT_MEMORY_GB
-        ).to(self.device)
         if self.cfg.TRAINER.INIT_PROMPTS:
             self.load_prompts(self.cfg.TRAINER.INIT_PROMPTS)
         trained = [p for p in learner.parameters() if p.requires_grad]
-        print(f"Parameters to be updated: {sum(p.numel() for p in trained):,} of {type(self).__name__}")
+        names = [name for name, p in learner.named_parameters() if p.requires_grad]
+        print(f"Parameters to be updated: {names} ({sum(p.numel() for p in trained):,} numbers)")
         self.optim = build_optimizer(trained, self.cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         self.register_model(self.registered_name, learner, self.optim, self.sched)

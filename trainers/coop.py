@@ -39,5 +39,5 @@ class CoOp(PromptTrainer):
         if not self.options.CSC or self.phrase:  # as published: a phrase makes the context generic
             return ContextLearner(self.context(clip))
         print("Initializing class-specific contexts")
-        classes = len(self.dm.dataset.classnames)
+        classes = len(self.classnames)
         return ContextLearner(initial_context(clip, "", classes * self.num_ctx).unflatten(0, (classes, self.num_ctx)))

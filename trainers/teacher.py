@@ -50,4 +50,4 @@ def build_teacher(trainer: PromptTrainer, options: CfgNode) -> Teacher:
         templates = [options.TEMPLATES]
     else:
         raise ValueError(f"TEACHER.TEMPLATES must be dataset, ensemble or a text with {{}}, got {options.TEMPLATES!r}")
-    return Teacher(clip, zeroshot_features(clip, dataset.classnames, templates, cfg.MODEL.TEXT_MEMORY_GB))
+    return Teacher(clip, zeroshot_features(clip, trainer.classnames, templates, cfg.MODEL.TEXT_MEMORY_GB))

@@ -1,0 +1,144 @@
+"""Train and evaluate a method on a data set.
+
+    python train.py --trainer RPP                       # embedded data, tiny CLIP: runs anywhere in a minute
+    python train.py --trainer MaPLe --root $DATA --seed 1 --output-dir output/run \\
+        --dataset-config-file configs/datasets/dtd.yaml \\
+        --config-file configs/trainers/MaPLe/vit_b16_c2_ep5_batch4_2ctx.yaml DATASET.NUM_SHOTS 16
+
+Options are merged in this order, later ones win: defaults, data set yaml, method yaml, arguments, KEY VALUE pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+import datasets  # noqa: F401 - registers the data sets
+from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_list
+from dassl.engine import TRAINER_REGISTRY, build_trainer
+from dassl.utils import collect_env_info, set_random_seed, setup_logger
+from trainers import add_options
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+EMBEDDED_DATASET = CONFIGS / "datasets" / "tiny_shapes.yaml"
+# What a user can put right: these end in one line and exit status 2 instead of a traceback.
+USER_ERRORS = (ValueError, KeyError, OSError, FloatingPointError)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", default="", help="folder of the data sets")
+    parser.add_argument("--output-dir", default="", help="folder of the run")
+    parser.add_argument(
+        "--resume", default="", help="folder of a run to go on with (default: the output folder itself)"
+    )
+    parser.add_argument("--seed", type=int, help="of everything random; negative: none")
+    parser.add_argument("--source-domains", nargs="+")
+    parser.add_argument("--target-domains", nargs="+")
+    parser.add_argument("--transforms", nargs="+", help="names of training transforms")
+    parser.add_argument("--config-file", default="", help="method yaml, below configs/trainers")
+    parser.add_argument("--dataset-config-file", default="", help="data set yaml, below configs/datasets")
+    parser.add_argument("--trainer", default="", help="name of the method")
+    parser.add_argument("--backbone", default="", help="CLIP model, e.g. ViT-B/16")
+    parser.add_argument("--head", default="", help="unused, for scripts that pass it")
+    parser.add_argument("--eval-only", action="store_true", help="load --model-dir and evaluate")
+    parser.add_argument("--model-dir", default="", help="folder of the run whose prompts are evaluated")
+    parser.add_argument("--load-epoch", type=int, help="epoch to load for evaluation (default: the best model)")
+    parser.add_argument("--no-train", action="store_true", help="build everything and stop")
+    parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
+    return parser.parse_args(argv)
+
+
+def setup_cfg(args: argparse.Namespace) -> CfgNode:
+    """The frozen config; without a data set or a method yaml the embedded ones are taken, and it says so."""
+    cfg = get_cfg_default()
+    add_options(cfg)
+    given = dict(zip(args.opts[::2], args.opts[1::2]))
+    if args.dataset_config_file:
+        merge_from_file(cfg, args.dataset_config_file)
+    elif "DATASET.NAME" not in given:
+        merge_embedded(cfg, EMBEDDED_DATASET, "data set")
+    if args.config_file:
+        merge_from_file(cfg, args.config_file)
+    elif not (args.backbone or "MODEL.BACKBONE.NAME" in given):
+        merge_embedded(cfg, tiny_settings(args.trainer, given.get("DATASET.NAME", cfg.DATASET.NAME)), "method settings")
+    arguments = {
+        "DATASET.ROOT": args.root,
+        "OUTPUT_DIR": args.output_dir,
+        "RESUME": args.resume,
+        "SEED": args.seed,
+        "DATASET.SOURCE_DOMAINS": args.source_domains and tuple(args.source_domains),
+        "DATASET.TARGET_DOMAINS": args.target_domains and tuple(args.target_domains),
+        "INPUT.TRANSFORMS": args.transforms and tuple(args.transforms),
+        "TRAINER.NAME": args.trainer,
+        "MODEL.BACKBONE.NAME": args.backbone,
+        "MODEL.HEAD.NAME": args.head,
+    }
+    merge_from_list(cfg, [word for pair in arguments.items() if pair[1] not in ("", None) for word in pair])
+    merge_from_list(cfg, args.opts)
+    cfg.freeze()
+    return cfg
+
+
+def merge_embedded(cfg: CfgNode, path: Path, what: str) -> None:
+    print(f"No {what} given: taking the embedded world's, {path.relative_to(CONFIGS.parent)}")
+    merge_from_file(cfg, str(path))
+
+
+def tiny_settings(trainer: str, dataset: str) -> Path:
+    """The method's yaml for the tiny CLIP; ValueError if there is none, or the data set is not an embedded one."""
+    folder = CONFIGS / "trainers" / trainer
+    if trainer not in TRAINER_REGISTRY.registered_names():
+        TRAINER_REGISTRY.get(trainer)  # raises, and offers the nearest names
+    if not dataset.startswith("Tiny") or not (folder / "tiny.yaml").is_file():
+        files = ", ".join(sorted(path.name for path in folder.glob("*.yaml"))) or "none"
+        raise ValueError(f"Give --config-file for {trainer} on {dataset}; in {folder} there are: {files}")
+    return folder / "tiny.yaml"
+
+
+def run(args: argparse.Namespace) -> None:
+    cfg = setup_cfg(args)
+    if cfg.SEED >= 0:
+        print(f"Setting fixed seed: {cfg.SEED}")
+        set_random_seed(cfg.SEED)
+    setup_logger(cfg.OUTPUT_DIR)
+    if torch.cuda.is_available() and cfg.USE_CUDA:
+        torch.backends.cudnn.benchmark = True
+    print_header(args, cfg)
+    trainer = build_trainer(cfg)
+    if args.eval_only:
+        trainer.load_model(args.model_dir, epoch=args.load_epoch)
+        trainer.test()
+    elif not args.no_train:
+        trainer.train()
+
+
+def print_header(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Arguments, config and machine, as the family's logs begin."""
+    print("***************\n** Arguments **\n***************")
+    for name, value in sorted(vars(args).items()):
+        print(f"{name}: {value}")
+    print(f"************\n** Config **\n************\n{cfg}")
+    print("Collecting env info ...")
+    print(f"** System info **\n{collect_env_info()}\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    try:
+        run(args)
+    except USER_ERRORS as error:
+        if args.traceback:
+            raise
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"{type(error).__name__}: {text}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
