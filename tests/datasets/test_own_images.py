@@ -99,6 +99,16 @@ def test_shots_base_and_new(tmp_path: Path) -> None:
     assert rows(new, "train_x") == [[image, label - 3, name] for image, label, name in picks if label >= 3]
 
 
+def test_at_most_four_validation_images_are_drawn_after_the_training_images(tmp_path: Path) -> None:
+    path = photos(tmp_path, {"a": 40, "b": 40})
+    full, few = folder(path), folder(path, NUM_SHOTS=16)
+    random.seed(1)
+    for part, count in (("train_x", 16), ("val", 4)):
+        groups = [[row for row in rows(full, part) if row[2] == name] for name in "ab"]
+        assert rows(few, part) == [row for group in groups for row in random.sample(group, count)]
+    assert rows(few, "test") == rows(full, "test")
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
