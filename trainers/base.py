@@ -143,6 +143,7 @@ class PromptTrainer(TrainerX):
             terms = self.compute_loss(image, label)
         losses = {name: term for name, term in terms.items() if name.endswith("_loss")}
         loss = sum(losses.values())
+        self.detect_anomaly(loss)
         self.model_zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optim)
@@ -163,17 +164,16 @@ class PromptTrainer(TrainerX):
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """Load ``<directory>/<registered name>/model.pth.tar-<epoch>``, or the best model; any class list will do."""
+        """Load ``<directory>/<registered name>/model.pth.tar-<epoch>``, without an epoch the best, else the newest.
+
+        The class names need not be those of the training.
+        """
         if not directory:
             print("Note that load_model() is skipped as no pretrained model is given")
             return
-        name = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
-        path = Path(directory) / self.registered_name / name
-        if not path.is_file():
-            found = sorted(p.name for p in path.parent.glob("model*")) or "nothing"
-            raise FileNotFoundError(
-                f'Model not found at "{path}" (found there: {found}); see --model-dir, --load-epoch'
-            )
+        path = Path(directory)
+        if epoch is not None:
+            path = path / self.registered_name / f"model.pth.tar-{epoch}"
         self.load_prompts(path)
 
     def load_prompts(self, path: str | Path) -> None:
@@ -181,8 +181,9 @@ class PromptTrainer(TrainerX):
         path = newest_checkpoint(Path(path), self.registered_name)
         checkpoint = load_checkpoint(str(path))
         weights = prompts_only(checkpoint.get("state_dict", checkpoint), self.model.learner)
-        print(f'Loading weights to {self.registered_name} from "{path}" (epoch = {checkpoint.get("epoch")})')
         load_exactly(self.model.learner, weights, path)
+        self.epochs_done = checkpoint.get("epoch", 0)
+        print(f'Loading weights to {self.registered_name} from "{path}" (epoch = {self.epochs_done})')
 
 
 class DeepPromptTrainer(PromptTrainer):
@@ -267,12 +268,16 @@ def newest_checkpoint(path: Path, registered_name: str) -> Path:
         return path
     folder = path / registered_name if (path / registered_name).is_dir() else path
     best = folder / "model-best.pth.tar"
+    if best.is_file():
+        return best
     numbered = sorted(folder.glob("model.pth.tar-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]))
-    if not best.is_file() and not numbered:
+    if not numbered:
+        around = path.parent if path.parent.is_dir() else path.parent.parent
+        found = ", ".join(sorted(p.name for p in around.glob("*"))[:8]) or "nothing"
         raise FileNotFoundError(
-            f"No prompts at {path}: neither a checkpoint file nor a folder with {registered_name}/model*"
+            f"Model not found at {path} (in {around} there is {found}); see --model-dir, --load-epoch"
         )
-    return best if best.is_file() else numbered[-1]
+    return numbered[-1]
 
 
 def prompts_only(state: Mapping[str, Tensor], learner: nn.Module) -> dict[str, Tensor]:
