@@ -39,13 +39,18 @@ class LayerPrompt:
         return cls(rows, rows, rows, rows)
 
     @property
+    def views(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        return self.query, self.key, self.value, self.residual
+
+    @property
     def is_shared(self) -> bool:
         return self.query is self.key and self.key is self.value
 
     def map(self, function: Callable[[Tensor], Tensor]) -> LayerPrompt:
         """Apply ``function`` to every view (once to a tensor that is used several times)."""
-        done = {id(t): function(t) for t in (self.query, self.key, self.value, self.residual) if t is not None}
-        return LayerPrompt(*(done.get(id(t)) for t in (self.query, self.key, self.value, self.residual)))
+        different = {id(t): t for t in self.views if t is not None}
+        done = {key: function(t) for key, t in different.items()}
+        return LayerPrompt(*(done.get(id(t)) for t in self.views))
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class PromptPlan:
 
     def check(self, width: int, depth: int) -> None:
         """Raise ValueError for a plan that an encoder of ``width`` with ``depth`` layers cannot take."""
-        rows = [self.input, *(view for p in self.layers.values() for view in (p.query, p.key, p.value))]
+        rows = [self.input, *(view for p in self.layers.values() for view in p.views if view is not None)]
         widths = {t.shape[-1] for t in rows}
         if widths != {width}:
             raise ValueError(f"Prompts of width {sorted(widths)} do not fit an encoder of width {width}")

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -48,6 +49,11 @@ class Texts:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def num_ctx(self) -> int:
+        """Number of context slots."""
+        return max(0, -int(self.ids.min()))
 
     @classmethod
     def from_tokens(cls, tokens: Tensor) -> Texts:
@@ -203,6 +209,7 @@ def split_buckets(buckets: list[tuple[int, int]], max_rows: int | None) -> list[
 def encode_rows(model: CLIP, texts: Texts, plan: PromptPlan | None, memory_gb: float | None) -> Tensor:
     """EOS rows after the last block, before ``ln_final``: (C, D), or (B, C, D) for one context per image."""
     check_vocabulary(model, texts)
+    check_slots(texts, plan)
     context = None if plan is None else plan.input
     groups = context.shape[0] if context is not None and context.dim() == 4 else 1
     max_rows = None if memory_gb is None else rows_within(memory_gb, model, groups)
@@ -236,8 +243,6 @@ def encode_prefix(model: CLIP, rows: Rows, plan: PromptPlan | None) -> list[Tens
     """Run the common rows through all layers; returns their keys and values per layer, (G, p, 2 D)."""
     x = embed(model, rows, None if plan is None else plan.input)
     layers = {} if plan is None else plan.layers
-    if layers and x.shape[1] < 1 + plan.length:
-        raise ValueError("Deep text prompts need a context that all classes share and that comes before the class name")
     positions = model.positional_embedding[1 : 1 + (0 if plan is None else plan.length)]
     layers = raw_first_layer(layers, lambda views: views.to(x.dtype) + positions.to(x.dtype))
     keys_values = []
@@ -291,6 +296,20 @@ def rows_within(memory_gb: float, model: CLIP, groups: int) -> int:
     layers = model.transformer.layers if torch.is_grad_enabled() else 1
     row_bytes = 24 * model.transformer.width * layers * groups * model.positional_embedding.element_size()
     return max(1, int(memory_gb * 2**30 / row_bytes))
+
+
+def check_slots(texts: Texts, plan: PromptPlan | None) -> None:
+    """ValueError if a plan does not fit the texts' context slots."""
+    length = 0 if plan is None else plan.length
+    if texts.num_ctx != length:
+        raise ValueError(f"Texts with {texts.num_ctx} context slots do not take {length} context tokens")
+    if plan is None:
+        return
+    if plan.input.dim() == 3 and len(plan.input) != len(texts):
+        raise ValueError(f"{len(plan.input)} contexts, one per class, do not fit {len(texts)} texts")
+    first = texts.ids[:, 1 : 1 + length] == -1 - torch.arange(length)
+    if plan.layers and (plan.input.dim() == 3 or not first.all()):
+        raise ValueError("Deep text prompts need a context that all classes share and that comes before the class name")
 
 
 def check_vocabulary(model: CLIP, texts: Texts) -> None:

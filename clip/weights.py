@@ -34,9 +34,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
         if is_torchscript(path):
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", DeprecationWarning
-                )  # OpenAI's files are TorchScript; no successor reads them
+                warnings.filterwarnings("ignore", "`torch.jit")  # OpenAI's files are TorchScript; nothing else reads it
                 return dict(torch.jit.load(str(path), map_location="cpu").state_dict()), {}
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:

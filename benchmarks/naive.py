@@ -1,0 +1,148 @@
+"""The plain computation of prompted CLIP, as the CoOp family does it: what ``clip/`` must equal, and is timed against.
+
+Every text is 77 rows long, every row of every layer is computed, prompts are put in anew for every text and image, and
+a context per image means one pass over all texts per image. Nothing is shared with ``clip/text.py`` or with the forward
+passes of ``clip/model.py``: only weights are read, and the norms are called.
+
+Letters: B images, C texts, T rows, P prompt tokens, D width, H heads, E joint width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clip.model import CLIP, QuickGELU, ResidualAttentionBlock
+from clip.prompts import LayerPrompt, PromptPlan
+from clip.text import Texts
+
+# (B, H, T, D/H) query, key, value and an additive mask (T, T) or None -> (B, H, T, D/H).
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+def plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(Q K^T / sqrt(D/H) + mask) V, as written in Vaswani et al. 2017, eq. 1."""
+    scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5
+    return (scores if mask is None else scores + mask).softmax(dim=-1) @ value
+
+
+def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """The same by PyTorch's fused kernel: what to time against."""
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
+def replace_rows(x: Tensor, start: int, rows: Tensor) -> Tensor:
+    """Rep(X, P): rows start..start+P-1 of (B, T, D) become ``rows``, (P, D) or (B, P, D)."""
+    rows = rows.to(x.dtype).expand(len(x), -1, -1)
+    return torch.cat([x[:, :start], rows, x[:, start + rows.shape[1] :]], dim=1)
+
+
+def project(block: ResidualAttentionBlock, views: Sequence[Tensor]) -> list[Tensor]:
+    """Q, K, V = LN1(view) W + b, from one input or from three."""
+    weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
+    if views[0] is views[1] is views[2]:
+        return list(F.linear(block.ln_1(views[0]), weight, bias).chunk(3, dim=-1))
+    return [F.linear(block.ln_1(x), w, b) for x, w, b in zip(views, weight.chunk(3), bias.chunk(3))]
+
+
+def mlp(block: ResidualAttentionBlock, x: Tensor) -> Tensor:
+    hidden = F.linear(x, block.mlp.c_fc.weight, block.mlp.c_fc.bias)
+    quick = isinstance(block.mlp.gelu, QuickGELU)
+    hidden = hidden * torch.sigmoid(1.702 * hidden) if quick else F.gelu(hidden)
+    return F.linear(hidden, block.mlp.c_proj.weight, block.mlp.c_proj.bias)
+
+
+def layer(
+    block: ResidualAttentionBlock,
+    x: Tensor,
+    prompt: LayerPrompt | None,
+    start: int,
+    mask: Tensor | None,
+    attend: Attend,
+) -> Tensor:
+    """One block on (B, T, D). Its prompts replace the rows from ``start`` on."""
+    views = [x, x, x]
+    if prompt is not None:
+        if prompt.residual is not None:
+            x = replace_rows(x, start, prompt.residual)
+        if prompt.is_shared:
+            views = [x if prompt.residual is prompt.query else replace_rows(x, start, prompt.query)] * 3
+        else:
+            views = [replace_rows(x, start, rows) for rows in (prompt.query, prompt.key, prompt.value)]
+    heads = [t.unflatten(-1, (block.attn.heads, -1)).transpose(1, 2) for t in project(block, views)]
+    attended = attend(*heads, mask).transpose(1, 2).flatten(2)
+    x = x + F.linear(attended, block.attn.out_proj.weight, block.attn.out_proj.bias)
+    return x + mlp(block, block.ln_2(x))
+
+
+def run_layers(
+    blocks: nn.Sequential,
+    x: Tensor,
+    prompts: Mapping[int, LayerPrompt],
+    start: int,
+    mask: Tensor | None,
+    attend: Attend,
+) -> Tensor:
+    for index, block in enumerate(blocks):
+        x = layer(block, x, prompts.get(index), start, mask, attend)
+    return x
+
+
+def enter_first(plan: PromptPlan | None, enter: Callable[[Tensor], Tensor]) -> dict[int, LayerPrompt]:
+    """The plan's layers, the raw prompts of layer 0 passed through the encoder's entrance."""
+    layers = {} if plan is None else dict(plan.layers)
+    if 0 in layers:
+        layers[0] = layers[0].map(enter)
+    return layers
+
+
+def padded_ids(texts: Texts, length: int = 77) -> Tensor:
+    """(C, length) token ids of ``Texts``, 0 behind EOS, -1-j for context vector j."""
+    return F.pad(texts.ids, (0, length - texts.ids.shape[1]))
+
+
+def encode_text(model: CLIP, ids: Tensor, plan: PromptPlan | None = None, attend: Attend = plain) -> Tensor:
+    """(C, 77) ids, -1-j for context vector j -> (C, E), raw; (B, C, E) for a context per image (B, 1, P, D)."""
+    if plan is not None and plan.input.dim() == 4:
+        per_image = [replace(plan, input=context[0]) for context in plan.input]
+        return torch.stack([encode_text(model, ids, one, attend) for one in per_image])
+    positions = model.positional_embedding.to(model.dtype)
+    x = model.token_embedding(ids.clamp(min=0)).to(model.dtype)
+    if plan is not None:
+        context = plan.input.to(model.dtype).expand(len(ids), -1, -1)
+        text, place = (ids < 0).nonzero(as_tuple=True)
+        x = x.index_put((text, place), context[text, -1 - ids[text, place]])
+    count = 0 if plan is None else plan.length
+    layers = enter_first(plan, lambda rows: rows.to(model.dtype) + positions[1 : 1 + count])
+    mask = torch.full((ids.shape[1], ids.shape[1]), float("-inf"), dtype=x.dtype, device=x.device).triu(1)
+    x = run_layers(model.transformer.resblocks, x + positions, layers, 1, mask, attend)
+    x = model.ln_final(x)
+    eos = ids.argmax(dim=-1)
+    return x[torch.arange(len(ids), device=x.device), eos] @ model.text_projection
+
+
+def encode_image(model: CLIP, image: Tensor, plan: PromptPlan | None = None, attend: Attend = plain) -> Tensor:
+    """(B, 3, H, W) -> (B, E), raw; the ViT with prompts behind its patches."""
+    vit = model.visual
+    x = F.conv2d(image.to(model.dtype), vit.conv1.weight, stride=vit.conv1.stride).flatten(2).transpose(1, 2)
+    x = torch.cat([vit.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+    x = x + vit.positional_embedding.to(x.dtype)
+    start = x.shape[1]
+    if plan is not None:
+        x = torch.cat([x, plan.input.to(x.dtype).expand(len(x), -1, -1)], dim=1)
+    layers = enter_first(plan, lambda rows: vit.ln_pre(rows.to(x.dtype)))
+    x = run_layers(vit.transformer.resblocks, vit.ln_pre(x), layers, start, None, attend)
+    return vit.ln_post(x)[:, 0] @ vit.proj
+
+
+def logits(model: CLIP, image_features: Tensor, text_features: Tensor) -> Tensor:
+    """exp(logit_scale) cos(image, text): (B, E) with (C, E) or (B, C, E) -> (B, C)."""
+    image_features = image_features / image_features.norm(dim=-1, keepdim=True)
+    text_features = text_features / text_features.norm(dim=-1, keepdim=True)
+    if text_features.dim() == 2:
+        return model.logit_scale.exp() * image_features @ text_features.t()
+    return model.logit_scale.exp() * torch.stack([texts @ image for image, texts in zip(image_features, text_features)])
