@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import ClassVar
+from types import SimpleNamespace
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +21,13 @@ from clip.model import CLIP
 from clip.text import Texts
 from clip.weights import PRECISIONS, set_precision
 from dassl.config import CfgNode
-from dassl.engine import TrainerX
+from dassl.data.datasets import DatasetBase
+from dassl.engine import TrainerBase, TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint
 
-from .prompted_clip import PromptedCLIP, initial_context
+from .prompted_clip import PromptedCLIP, initial_context, unit, zeroshot_features
 
 # What the family's checkpoints hold besides prompts: buffers that depend on the class names, and the frozen CLIP.
 CLASS_BUFFERS = ("token_prefix", "token_suffix")
@@ -93,15 +95,29 @@ class PromptTrainer(TrainerX):
         """CLIP, the learner and the class names, on the device: all that prediction needs."""
         backbone = self.cfg.MODEL.BACKBONE
         clip = load_clip(backbone.NAME, backbone.PATH, self.options.PREC)
-        check_input(self.cfg, clip)
         self.check_backbone(clip)
         print("Building custom CLIP")
         learner = self.build_learner(clip)
         rename_state(learner, self.published_names())
         return PromptedCLIP(clip, learner, self.wording, self.classnames, self.cfg.MODEL.TEXT_MEMORY_GB).to(self.device)
 
+    @classmethod
+    def without_data(cls, cfg: CfgNode, classnames: Sequence[str]) -> Self:
+        """A trainer for prediction only: ``model`` classifies into ``classnames``, ``load_model`` loads its prompts."""
+        trainer = cls.__new__(cls)
+        TrainerBase.__init__(trainer)
+        trainer.check_cfg(cfg)
+        trainer.cfg = cfg
+        trainer.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
+        template = cfg.DATASET.TEMPLATE or DatasetBase.template
+        dataset = SimpleNamespace(classnames=list(classnames), template=template, templates=[template])
+        trainer.dm = SimpleNamespace(dataset=dataset)
+        trainer.model = trainer.build_classifier().eval()
+        return trainer
+
     def build_model(self) -> None:
         self.model = self.build_classifier()
+        check_input(self.cfg, self.model.clip)
         learner = self.model.learner
         print("Turning off gradients in both the image and the text encoder")
         if self.cfg.TRAINER.INIT_PROMPTS:
@@ -113,6 +129,24 @@ class PromptTrainer(TrainerX):
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         self.register_model(self.registered_name, learner, self.optim, self.sched)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.uses_amp and self.device.type == "cuda")
+
+    def before_train(self) -> None:
+        """For one's own images a zero-shot number comes first: a wrong class name or folder shows at once."""
+        super().before_train()
+        dataset = self.dm.dataset
+        if not getattr(dataset, "shows_zeroshot", False):
+            return
+        text = zeroshot_features(self.model.clip, self.classnames, [dataset.template], self.cfg.MODEL.TEXT_MEMORY_GB)
+        hits = total = 0
+        with torch.no_grad(), self.autocast():
+            for batch in self.test_loader:
+                image, label = self.parse_batch_test(batch)
+                predicted = (unit(self.model.clip.encode_image(image)) @ text.t()).argmax(dim=1)
+                hits, total = hits + int((predicted == label).sum()), total + len(label)
+        print(
+            f'Zero-shot CLIP with "{dataset.template}": {100 * hits / total:.1f}% on the test images'
+            f" (chance: {100 / self.num_classes:.1f}%)"
+        )
 
     def context(self, clip: CLIP) -> Tensor:
         """(P, D) start of the learnable context; says what it is, in the field's words."""

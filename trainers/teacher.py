@@ -11,7 +11,6 @@ from dassl.config import CfgNode
 
 from .base import PromptTrainer, load_clip
 from .prompted_clip import unit, zeroshot_features
-from .templates import dataset_template, ensemble
 
 
 class Teacher:
@@ -43,9 +42,9 @@ def build_teacher(trainer: PromptTrainer, options: CfgNode) -> Teacher:
     else:
         clip = load_clip(options.BACKBONE, options.PATH, trainer.options.PREC).to(trainer.device)
     if options.TEMPLATES == "ensemble":
-        templates = ensemble(cfg, dataset)
+        templates = dataset.templates
     elif options.TEMPLATES == "dataset":
-        templates = [dataset_template(cfg, dataset)]
+        templates = [dataset.template]
     elif "{}" in options.TEMPLATES:
         templates = [options.TEMPLATES]
     else:

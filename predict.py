@@ -1,0 +1,161 @@
+"""Classify images with trained prompts, for any class names.
+
+    python predict.py --model-dir output/run --images photo.jpg holiday/ --classes cat dog "fire engine"
+    python predict.py --backbone ViT-B/16 --images photos/ --classes cat dog          # zero-shot, nothing trained
+    python predict.py --model-dir output/run --classes cat dog --export classifier.safetensors
+
+The exported file holds unit-norm ``text_features`` (C, E), ``logit_scale`` and the class names: for prompts that act on
+the text alone, logit_scale * normalised image features @ text_features.T in any CLIP library gives the same logits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tabulate import tabulate
+from torch import Tensor
+from tqdm import tqdm
+
+from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_list
+from dassl.data.transforms import build_transform
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import read_image
+from train import USER_ERRORS
+from trainers import add_options
+from trainers.base import PromptTrainer
+from trainers.zsclip import ZeroshotCLIP
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model-dir", default="", help="folder of a training run; without it zero-shot CLIP is used")
+    parser.add_argument("--load-epoch", type=int, help="epoch to load (default: the best model, else the newest)")
+    parser.add_argument("--backbone", default="", help="CLIP model for zero-shot prediction (default: tiny)")
+    parser.add_argument("--classes", nargs="+", default=[], help="class names")
+    parser.add_argument("--classnames-file", default="", help="text file with one class name per line")
+    parser.add_argument("--images", nargs="+", default=[], help="image files and folders of images")
+    parser.add_argument("--topk", type=int, default=3, help="classes to show per image")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    parser.add_argument("--export", default="", help="write the text classifier to this safetensors file")
+    parser.add_argument("--opts", nargs="+", default=[], help="KEY VALUE pairs that change the run's config")
+    return parser.parse_args(argv)
+
+
+def load_config(args: argparse.Namespace) -> CfgNode:
+    """The run's own config; for zero-shot prediction that of the backbone."""
+    cfg = get_cfg_default()
+    add_options(cfg)
+    if args.model_dir:
+        path = Path(args.model_dir) / "config.yaml"
+        if not path.is_file():
+            raise FileNotFoundError(f"{args.model_dir} is not the folder of a run: it has no config.yaml")
+        merge_from_file(cfg, str(path))
+    else:
+        cfg.MODEL.BACKBONE.NAME = args.backbone or "tiny"
+    merge_from_list(cfg, args.opts)
+    return cfg
+
+
+def load_predictor(cfg: CfgNode, args: argparse.Namespace, classnames: Sequence[str]) -> PromptTrainer:
+    method = TRAINER_REGISTRY.get(cfg.TRAINER.NAME) if args.model_dir else ZeroshotCLIP
+    predictor = method.without_data(cfg, classnames)
+    predictor.load_model(args.model_dir, args.load_epoch)
+    return predictor
+
+
+def find_images(paths: Sequence[str]) -> list[Path]:
+    """Files as given and the images in folders, recursively, sorted."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
+        if not inside:
+            raise FileNotFoundError(f"No images in {path} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+        found += inside
+    return found
+
+
+@torch.inference_mode()
+def predict(
+    predictor: PromptTrainer, images: Sequence[Path], topk: int, batch_size: int
+) -> Iterator[dict[str, object]]:
+    """Per image its path and the ``topk`` class names with probabilities, best first."""
+    size = predictor.model.clip.visual.input_resolution
+    predictor.cfg.INPUT.SIZE = (size, size)
+    transform = build_transform(predictor.cfg, is_train=False)
+    names = predictor.model.classnames
+    for start in tqdm(range(0, len(images), batch_size), desc="predict", disable=None):
+        paths = images[start : start + batch_size]
+        batch = torch.stack([transform(read_image(str(path))) for path in paths]).to(predictor.device)
+        best = predictor.model_inference(batch).softmax(dim=-1).topk(min(topk, len(names)))
+        for path, probabilities, indices in zip(paths, best.values.tolist(), best.indices.tolist()):
+            yield {"image": str(path), "classes": [names[i] for i in indices], "probabilities": probabilities}
+
+
+@torch.inference_mode()
+def export(predictor: PromptTrainer, path: str) -> None:
+    """Write the text classifier; ValueError if it depends on the image (CoCoOp)."""
+    if getattr(predictor.model.learner, "conditional", False):
+        raise ValueError(f"{type(predictor).__name__}'s text features depend on the image and cannot be exported")
+    features: Tensor = predictor.model.text_features(predictor.model.learner())
+    tensors = {"text_features": features.cpu(), "logit_scale": predictor.model.clip.logit_scale.exp().cpu()}
+    metadata = {"classnames": json.dumps(predictor.model.classnames), "backbone": predictor.cfg.MODEL.BACKBONE.NAME}
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path, metadata)
+    print(f"Text classifier of {len(features)} classes written to {path}")
+
+
+def show(rows: list[dict[str, object]], form: str) -> None:
+    if form == "json":
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    cells = [[row["image"], *(x for pair in zip(row["classes"], row["probabilities"]) for x in pair)] for row in rows]
+    header = ["image"] + [
+        f"{what} {k + 1}" for k in range((len(cells[0]) - 1) // 2) for what in ("class", "probability")
+    ]
+    if form == "csv":
+        csv.writer(sys.stdout).writerows([header, *cells])
+    else:
+        print(tabulate(cells, header, floatfmt=".3f"))
+
+
+def run(args: argparse.Namespace) -> None:
+    classnames = list(args.classes)
+    if args.classnames_file:
+        lines = Path(args.classnames_file).read_text(encoding="utf-8").splitlines()
+        classnames += [line.strip() for line in lines if line.strip()]
+    if not classnames:
+        raise ValueError("Give class names: --classes cat dog, or --classnames-file names.txt")
+    if not args.images and not args.export:
+        raise ValueError("Nothing to do: give --images, or --export")
+    images = find_images(args.images)
+    with redirect_stdout(sys.stderr):  # standard output carries the result alone
+        predictor = load_predictor(load_config(args), args, classnames)
+        rows = list(predict(predictor, images, args.topk, args.batch_size))
+        if args.export:
+            export(predictor, args.export)
+    if rows:
+        show(rows, args.format)
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        run(parse_args(argv))
+    except USER_ERRORS as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"{type(error).__name__}: {text}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
