@@ -74,7 +74,9 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
     if not os.path.isfile(fpath):
         raise FileNotFoundError(f'File is not found at "{fpath}"')
     try:
-        return torch.load(fpath, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols: such files go the other way
+            return torch.load(fpath, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError):
         return safe_load(fpath)  # older files; or the reason why this one cannot be read
 

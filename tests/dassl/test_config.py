@@ -1,0 +1,91 @@
+import pytest
+import yaml
+
+from dassl.config import clean_cfg, flatten_cfg, get_cfg_default, merge_from_file, merge_from_list
+
+
+def test_defaults_are_a_fresh_copy_and_survive_a_dump():
+    cfg = get_cfg_default()
+    dumped = yaml.safe_load(cfg.dump())
+    cfg.OPTIM.LR = 7.0
+    fresh = get_cfg_default()
+    assert fresh.OPTIM.LR == 0.0003
+    fresh.merge_from_other_cfg(type(fresh)(dumped))
+    assert fresh == get_cfg_default()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("INPUT.SIZE", (224, 224)),
+        ("INPUT.RRCROP_SCALE", (0.08, 1.0)),
+        ("OPTIM.WEIGHT_DECAY", 0.0005),
+        ("OPTIM.WARMUP_RECOUNT", True),
+        ("OPTIM.STEPSIZE", (-1,)),
+        ("TRAINER.CDAC.CLASS_LR_MULTI", 10),
+        ("TRAINER.FIXMATCH.STRONG_TRANSFORMS", ()),
+        ("DATASET.SUBSAMPLE_CLASSES", "all"),
+        ("MODEL.TEXT_MEMORY_GB", 4.0),
+    ],
+)
+def test_default_values(key, value):
+    assert flatten_cfg(get_cfg_default())[key] == value
+
+
+def test_list_values_are_parsed_as_literals():
+    cfg = get_cfg_default()
+    merge_from_list(cfg, ["INPUT.SIZE", "[32,48]", "OPTIM.LR", "1e-5", "MODEL.BACKBONE.NAME", "ViT-B/16", "SEED", "0"])
+    assert (cfg.INPUT.SIZE, cfg.OPTIM.LR, cfg.MODEL.BACKBONE.NAME, cfg.SEED) == ((32, 48), 1e-5, "ViT-B/16", 0)
+
+
+@pytest.mark.parametrize(
+    ("opts", "error", "words"),
+    [
+        (["OPTIM.LRATE", "1.0"], KeyError, ["OPTIM.LRATE", "OPTIM.LR"]),
+        (["OPTIM.LR.X", "1.0"], KeyError, ["OPTIM.LR.X"]),
+        (["OPTIM.LR", "1"], ValueError, ["OPTIM.LR", "float", "int"]),
+        (["TEST.NO_TEST", "1"], ValueError, ["TEST.NO_TEST"]),
+        (["OPTIM.LR"], ValueError, ["pairs", "OPTIM.LR"]),
+    ],
+)
+def test_a_refused_option_names_its_key_and_changes_nothing(opts, error, words):
+    cfg = get_cfg_default()
+    with pytest.raises(error) as caught:
+        merge_from_list(cfg, ["SEED", "3", *opts])
+    assert all(word in str(caught.value) for word in words)
+    assert cfg == get_cfg_default()
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ("OPTIM:\n  LEARNING_RATE: 0.1\n", KeyError, ["OPTIM.LEARNING_RATE", "method.yaml"]),
+        ("OPTIM:\n  MAX_EPOCH: 5.0\n", ValueError, ["OPTIM.MAX_EPOCH", "method.yaml"]),
+        ("OPTIM: 3\n", ValueError, ["OPTIM", "method.yaml"]),
+        ("OPTIM: [\n", ValueError, ["method.yaml", "YAML"]),
+        ("just words\n", ValueError, ["method.yaml"]),
+    ],
+)
+def test_a_refused_file_is_named(tmp_path, text, error, words):
+    path = tmp_path / "method.yaml"
+    path.write_text(text)
+    with pytest.raises(error) as caught:
+        merge_from_file(get_cfg_default(), str(path))
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_a_file_merges_with_yaml_strings_read_as_literals(tmp_path):
+    path = tmp_path / "method.yaml"
+    path.write_text("INPUT:\n  SIZE: (32, 32)\nOPTIM:\n  WARMUP_CONS_LR: 1e-6\n")
+    cfg = get_cfg_default()
+    merge_from_file(cfg, str(path))
+    assert cfg.INPUT.SIZE == (32, 32) and cfg.OPTIM.WARMUP_CONS_LR == 1e-6
+    path.write_text("")
+    merge_from_file(cfg, str(path))
+    assert cfg.INPUT.SIZE == (32, 32)
+
+
+def test_clean_cfg_keeps_the_trainers_own_section():
+    cfg = get_cfg_default()
+    clean_cfg(cfg, "FixMatch")
+    assert set(cfg.TRAINER) == {"NAME", "FIXMATCH"}

@@ -1,0 +1,129 @@
+"""An interrupted and resumed run ends with the weights of an uninterrupted one, bit for bit."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from dassl.data import data_manager
+from dassl.engine import build_trainer
+from dassl.utils import save_torch
+from tests.dassl.toy import Linear, toy_cfg
+
+
+def run(output_dir, *opts: object) -> Linear:
+    trainer = build_trainer(toy_cfg(output_dir, *opts))
+    trainer.train()
+    return trainer
+
+
+def interrupted(output_dir, monkeypatch, epoch: int, *opts: object) -> None:
+    """Train, and stop in the middle of ``epoch`` (from 0)."""
+    step = Linear.forward_backward
+
+    def forward_backward(self, batch):
+        if (self.epoch, self.batch_idx) == (epoch, 1):
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Linear, "forward_backward", forward_backward)
+        run(output_dir, *opts)
+
+
+def state_of(trainer: Linear) -> list[torch.Tensor]:
+    buffers = [state["momentum_buffer"] for state in trainer._optims["linear"].state_dict()["state"].values()]
+    return [*trainer.model.state_dict().values(), *buffers]
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 3])
+@pytest.mark.parametrize(
+    "opts",
+    [
+        (),
+        ("DATALOADER.NUM_WORKERS", 2, "INPUT.TRANSFORMS", ("randaugment2", "random_resized_crop")),
+        ("OPTIM.WARMUP_TYPE", "linear", "OPTIM.WARMUP_EPOCH", 2, "TRAIN.CHECKPOINT_FREQ", 1, "SEED", 0),
+        ("TEST.FINAL_MODEL", "best_val", "DATALOADER.TRAIN_X.BATCH_SIZE", 4, "DATASET.NUM_SHOTS", 5),
+    ],
+)
+def test_same_weights(tmp_path, monkeypatch, capsys, opts, epoch):
+    monkeypatch.setattr(data_manager, "_cpu_count", lambda: 2)
+    straight = run(tmp_path / "straight", *opts)
+    interrupted(tmp_path / "cut", monkeypatch, epoch, *opts)
+    assert (tmp_path / "cut" / "linear" / "model-last.pth.tar").exists() == (epoch > 0)
+    capsys.readouterr()
+    resumed = run(tmp_path / "cut", *opts)
+    out = capsys.readouterr().out
+    assert ("will resume training" in out) == (epoch > 0) and f"epoch [{epoch + 1}/4]" in out
+    assert f"epoch [{epoch}/4]" not in out
+    assert all(torch.equal(a, b) for a, b in zip(state_of(straight), state_of(resumed)))
+    results = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("straight", "cut")]
+    for result in results:
+        for row in result["history"]:
+            row.pop("seconds")
+    assert results[0]["results"] == results[1]["results"] and results[0]["history"] == results[1]["history"]
+    assert sorted(os.listdir(tmp_path / "cut" / "linear")) == sorted(os.listdir(tmp_path / "straight" / "linear"))
+
+
+def test_a_drawn_seed_is_kept(tmp_path, monkeypatch):
+    opts = ("DATASET.NUM_SHOTS", 3, "DATALOADER.TRAIN_X.BATCH_SIZE", 3)
+    interrupted(tmp_path, monkeypatch, 2, "SEED", -1, *opts)
+    first = torch.load(tmp_path / "linear" / "model-last.pth.tar", weights_only=True)["run_seed"]
+    resumed = run(tmp_path, "SEED", -1, *opts)
+    again = run(tmp_path / "again", "SEED", first, *opts)
+    assert resumed.run_seed == first
+    assert all(torch.equal(a, b) for a, b in zip(state_of(resumed), state_of(again)))
+    other = build_trainer(toy_cfg(tmp_path / "other", "SEED", -1))
+    assert other.run_seed != first
+
+
+def test_a_finished_run_is_only_evaluated(tmp_path, capsys):
+    first = state_of(run(tmp_path))
+    capsys.readouterr()
+    second = run(tmp_path)
+    out = capsys.readouterr().out
+    assert "Previous epoch: 4" in out and "batch [" not in out and "* total: 12" in out
+    assert all(torch.equal(a, b) for a, b in zip(first, state_of(second)))
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert len(metrics["history"]) == 4 and metrics["epoch"] == 4
+
+
+def test_another_configuration_is_refused_with_the_difference(tmp_path):
+    run(tmp_path, "OPTIM.MAX_EPOCH", 1)
+    with pytest.raises(ValueError) as caught:
+        run(tmp_path, "OPTIM.MAX_EPOCH", 2, "OPTIM.LR", 0.2, "INPUT.SIZE", (16, 16))
+    message = str(caught.value)
+    assert f'"{tmp_path}" holds a run of another configuration' in message
+    assert "OPTIM.LR: 0.1 there, 0.2 now" in message and "OPTIM.MAX_EPOCH: 1 there, 2 now" in message
+    assert "INPUT.SIZE: [8, 8] there, [16, 16] now" in message and "OPTIM.NAME" not in message
+
+
+def test_harmless_differences_and_fresh_folders_are_fine(tmp_path):
+    run(tmp_path, "OPTIM.MAX_EPOCH", 1)
+    run(tmp_path, "OPTIM.MAX_EPOCH", 1, "TRAIN.PRINT_FREQ", 1, "DATASET.ROOT", "/elsewhere", "TEST.NO_TEST", True)
+    (tmp_path / "fresh").mkdir()
+    (tmp_path / "fresh" / "config.yaml").write_text("OPTIM:\n  LR: 9.0\n")  # but no checkpoint
+    assert run(tmp_path / "fresh", "OPTIM.MAX_EPOCH", 1).epochs_done == 1
+
+
+def test_resume_from_another_folder(tmp_path, monkeypatch):
+    straight = run(tmp_path / "straight")
+    interrupted(tmp_path / "cut", monkeypatch, 2)
+    resumed = run(tmp_path / "new", "RESUME", str(tmp_path / "cut"))
+    assert all(torch.equal(a, b) for a, b in zip(state_of(straight), state_of(resumed)))
+
+
+def test_a_checkpoint_of_the_familys_form_resumes_at_the_right_rate(tmp_path):
+    """Optimiser state plain, scheduler state with a pickled successor that must not be used."""
+    donor = run(tmp_path / "donor")
+    checkpoint = torch.load(tmp_path / "donor" / "linear" / "model.pth.tar-4", weights_only=True)
+    successor = torch.optim.lr_scheduler.CosineAnnealingLR(donor._optims["linear"], 4)
+    checkpoint = {key: checkpoint[key] for key in ("state_dict", "optimizer")}
+    checkpoint |= {"epoch": 2, "scheduler": {"last_epoch": 2, "successor": successor, "cons_lr": 1e-5}}
+    save_torch(checkpoint, str(tmp_path / "run" / "linear" / "model.pth.tar-2"))
+    (tmp_path / "run" / "linear" / "checkpoint").write_text("model.pth.tar-2\n")
+    run(tmp_path / "run")
+    history = json.loads((tmp_path / "run" / "metrics.json").read_text())["history"]
+    straight = json.loads((tmp_path / "donor" / "metrics.json").read_text())["history"]
+    assert [(row["epoch"], row["lr"]) for row in history] == [(row["epoch"], row["lr"]) for row in straight[2:]]
