@@ -28,6 +28,8 @@ MAX_ROWS = 200  # of the printed table of counts
 class OwnImages(ImageDataset):
     """What folders and lists share: class names, splits, shots, and a table of counts."""
 
+    shows_zeroshot = True  # trainers print a zero-shot number first: it shows a wrong folder or name at once
+
     def __init__(self, cfg: CfgNode) -> None:
         if not cfg.DATASET.PATH:
             raise ValueError(f"DATASET.NAME {cfg.DATASET.NAME} needs DATASET.PATH: {self.__doc__}")
