@@ -211,11 +211,12 @@ def encode_rows(model: CLIP, texts: Texts, plan: PromptPlan | None, memory_gb: f
     check_vocabulary(model, texts)
     check_slots(texts, plan)
     context = None if plan is None else plan.input
-    groups = context.shape[0] if context is not None and context.dim() == 4 else 1
+    per_image = context is not None and context.dim() == 4
+    groups = len(context) if per_image else 1
     max_rows = None if memory_gb is None else rows_within(memory_gb, model, groups)
     own_context = context is not None and context.dim() == 3
     layout = texts.layout(model.positional_embedding.device, own_context, max_rows)
-    prefix = encode_prefix(model, layout.prefix, plan)
+    prefix = [keys_values.expand(groups, -1, -1) for keys_values in encode_prefix(model, layout.prefix, plan)]
 
     def run(chunk: Chunk, *prefix: Tensor) -> Tensor:
         return encode_suffixes(model, chunk, context, prefix)
@@ -227,7 +228,7 @@ def encode_rows(model: CLIP, texts: Texts, plan: PromptPlan | None, memory_gb: f
     else:
         parts = [run(chunk, *prefix) for chunk in layout.chunks]
     features = torch.cat(parts, dim=1)[:, layout.order]
-    return features if context is not None and context.dim() == 4 else features[0]
+    return features if per_image else features[0]
 
 
 def embed(model: CLIP, rows: Rows, context: Tensor | None) -> Tensor:
@@ -240,7 +241,7 @@ def embed(model: CLIP, rows: Rows, context: Tensor | None) -> Tensor:
 
 
 def encode_prefix(model: CLIP, rows: Rows, plan: PromptPlan | None) -> list[Tensor]:
-    """Run the common rows through all layers; returns their keys and values per layer, (G, p, 2 D)."""
+    """Run the common rows through all layers; returns their keys and values per layer, (1 or G, p, 2 D)."""
     x = embed(model, rows, None if plan is None else plan.input)
     layers = {} if plan is None else plan.layers
     positions = model.positional_embedding[1 : 1 + (0 if plan is None else plan.length)]

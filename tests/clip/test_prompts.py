@@ -226,9 +226,9 @@ def test_deep_text_prompts_need_a_context_that_all_classes_share(model: CLIP) ->
 
 def test_context_must_fit_the_texts(model: CLIP) -> None:
     texts = Texts.from_names(NAMES, num_ctx=2)
-    with pytest.raises(ValueError, match="2 context slots.* 3 context tokens"):
+    with pytest.raises(ValueError, match=r"2 context slots.* 3 context tokens"):
         model.encode_text(texts, PromptPlan(prompt_rows(3, TEXT_WIDTH)))
-    with pytest.raises(ValueError, match="2 context slots.* 0 context tokens"):
+    with pytest.raises(ValueError, match=r"2 context slots.* 0 context tokens"):
         model.encode_text(texts)
-    with pytest.raises(ValueError, match="5 contexts.* 4 texts"):
+    with pytest.raises(ValueError, match=r"5 contexts.* 4 texts"):
         model.encode_text(texts, PromptPlan(prompt_rows(5, 2, TEXT_WIDTH)))
