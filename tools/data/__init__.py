@@ -1,0 +1,1 @@
+"""``python -m tools.data``: list, fetch and verify the data sets."""
