@@ -159,6 +159,8 @@ def build_data_loader(  # noqa: PLR0913 (the family's signature)
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         # Workers that live on keep their generators, so only a data set that can be re-seeded may have them.
         persistent_workers=workers > 0 and hasattr(dataset, "set_seed"),
+        # How often workers draw a base seed depends on their number; the global generator must not notice.
+        generator=torch.Generator(),
     )
 
 

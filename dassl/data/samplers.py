@@ -21,7 +21,20 @@ __all__ = [
 ]
 
 
-class _DomainSampler(Sampler[int]):
+class _DrawnAtOnce(Sampler[int]):
+    """A sampler whose whole order is drawn when an epoch begins, however far ahead batches are prefetched."""
+
+    def draw(self) -> Iterator[int]:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(list(self.draw()))
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class _DomainSampler(_DrawnAtOnce):
     """Batches with an equal share of several domains; stops when a chosen domain cannot fill its share.
 
     n_domain: domains per batch, all of them if below 1; must divide ``batch_size``.
@@ -36,12 +49,12 @@ class _DomainSampler(Sampler[int]):
                 f"a batch of {batch_size} cannot be shared equally by {self.n_domain} of {len(self.domains)} domains"
             )
         self.share = batch_size // self.n_domain
-        self.length = sum(1 for _ in self)
+        self.length = sum(1 for _ in self.draw())
 
     def choose_domains(self) -> list[int]:
         raise NotImplementedError
 
-    def __iter__(self) -> Iterator[int]:
+    def draw(self) -> Iterator[int]:
         left = {domain: random.sample(indices, len(indices)) for domain, indices in self.indices.items()}
         while True:
             batch: list[int] = []
@@ -51,9 +64,6 @@ class _DomainSampler(Sampler[int]):
                 batch += left[domain][: self.share]
                 left[domain] = left[domain][self.share :]
             yield from batch
-
-    def __len__(self) -> int:
-        return self.length
 
 
 class RandomDomainSampler(_DomainSampler):
@@ -73,7 +83,7 @@ class SeqDomainSampler(_DomainSampler):
         return self.domains
 
 
-class RandomClassSampler(Sampler[int]):
+class RandomClassSampler(_DrawnAtOnce):
     """Batches of ``batch_size // n_ins`` random classes with ``n_ins`` items each, until too few classes are left.
 
     A class with fewer items is filled up by drawing with replacement; an incomplete last group is left out.
@@ -87,7 +97,7 @@ class RandomClassSampler(Sampler[int]):
         self.n_ins = n_ins
         if len(self.indices) < self.classes_per_batch:
             raise ValueError(f"a batch needs {self.classes_per_batch} classes, but there are {len(self.indices)}")
-        self.length = sum(1 for _ in self)
+        self.length = sum(1 for _ in self.draw())
 
     def _groups(self, indices: list[int]) -> list[list[int]]:
         if len(indices) < self.n_ins:
@@ -96,16 +106,13 @@ class RandomClassSampler(Sampler[int]):
         full = len(shuffled) // self.n_ins
         return [shuffled[i * self.n_ins : (i + 1) * self.n_ins] for i in range(full)]
 
-    def __iter__(self) -> Iterator[int]:
+    def draw(self) -> Iterator[int]:
         left = {label: self._groups(indices) for label, indices in self.indices.items()}
         while len(left) >= self.classes_per_batch:
             for label in random.sample(list(left), self.classes_per_batch):
                 yield from left[label].pop()
                 if not left[label]:
                     del left[label]
-
-    def __len__(self) -> int:
-        return self.length
 
 
 class SequentialDistributedSampler(Sampler[int]):

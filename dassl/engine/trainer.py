@@ -124,6 +124,8 @@ class SimpleTrainer(TrainerBase):
                 loader.dataset.set_seed(seed)
             if hasattr(loader, "sampler") and hasattr(loader.sampler, "set_epoch"):
                 loader.sampler.set_epoch(self.epoch)
+            if getattr(loader, "generator", None) is not None:
+                loader.generator.manual_seed(seed)
 
     def after_epoch(self) -> None:
         if self._selects_best():
