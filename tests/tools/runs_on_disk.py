@@ -1,0 +1,42 @@
+"""Runs as the engine leaves them, made up."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+STEMS = {"DescribableTextures": "dtd", "EuroSAT": "eurosat", "ImageNet": "imagenet", "Caltech101": "caltech101"}
+
+
+def make_run(folder: Path, accuracy: float, config: dict[str, Any] | None = None, **facts: Any) -> Path:
+    """Write ``metrics.json`` and ``config.yaml``; ``facts`` are entries of the former. Seed from the folder's name."""
+    metrics = {
+        "trainer": "MaPLe",
+        "dataset": "DescribableTextures",
+        "backbone": "ViT-B/16",
+        "seed": int(folder.name[4:]) if folder.name.startswith("seed") else 1,
+        "num_shots": 16,
+        "subsample_classes": "all",
+        "eval_only": False,
+        "history": [],
+        "finished": "2024-01-01T00:00:00+00:00",
+        "status": "finished",
+        **facts,
+    }
+    test = {"accuracy": accuracy, "error_rate": 100 - accuracy, "macro_f1": accuracy - 1, "total": 100}
+    metrics.setdefault("results", {"test": {**test, "per_class": facts.pop("per_class", [])}})
+    metrics.pop("per_class", None)
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config or {}))
+    return folder
+
+
+def make_pair(root: Path, base: float, new: float, seed: int = 1, **facts: Any) -> None:
+    """A base-to-new training run and its evaluation on the new classes, in the family's folders."""
+    dataset = STEMS[facts.get("dataset", "DescribableTextures")]
+    method, setting = facts.get("trainer", "MaPLe"), facts.pop("setting", "vit_b16_c2_ep5_batch4_2ctx")
+    place = f"{dataset}/shots_16/{method}/{setting}/seed{seed}"
+    make_run(root / "base2new/train_base" / place, base, subsample_classes="base", **facts)
+    make_run(root / "base2new/test_new" / place, new, subsample_classes="new", eval_only=True, **facts)

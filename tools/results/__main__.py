@@ -1,0 +1,129 @@
+"""Tables of all runs below a folder, beside the published numbers.
+
+python -m tools.results output                                  # every table the runs allow, on the terminal
+python -m tools.results output --table base2new --out base2new.tex
+python -m tools.results output --format csv > results.csv       # one line for each result
+python -m tools.results output --commands                       # the config and the command behind every number
+python -m tools.results output --per-class MaPLe CoCoOp --dataset dtd
+python -m tools.results output --plot shots --out shots.pdf
+python -m tools.results output/dtd/CoOp/vit_b16_16shots --test-log   # mean and deviation over seeds
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from dassl.utils import atomic_write
+
+from . import plots, seeds
+from .per_class import per_class_grids
+from .render import FORMATS, LEGEND, Grid, command_grids, paper_grid, record_grid, render
+from .runs import Run, read_runs
+from .tables import Table, build, with_other_methods
+
+TABLES = ("base2new", "fewshot", "xd", "dg", "pretrain")
+ENDINGS = {".csv": "csv", ".json": "json", ".md": "markdown", ".tex": "latex"}
+USER_ERRORS = (ValueError, KeyError, OSError)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.results", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folders with runs anywhere below them")
+    parser.add_argument("--table", nargs="+", choices=TABLES, help="only these tables")
+    parser.add_argument("--dataset", nargs="+", help="only these data sets, e.g. dtd")
+    parser.add_argument("--method", nargs="+", help="only these methods, e.g. MaPLe")
+    parser.add_argument("--published", action="store_true", help="also rows of published methods that were not run")
+    parser.add_argument("--format", choices=FORMATS, help="default: by the ending of --out, else text")
+    parser.add_argument("--out", type=Path, help="file to write")
+    parser.add_argument("--commands", action="store_true", help="list the config and command of every run")
+    parser.add_argument("--per-class", nargs=2, metavar=("A", "B"), help="accuracy of each class under two methods")
+    parser.add_argument(
+        "--plot", metavar="KIND", help="radar, epochs, per-class, shots, depth, length or a config key; with --out"
+    )
+    parser.add_argument("--test-log", action="store_true", help="mean and deviation over the seeds of a folder")
+    parser.add_argument("--ci95", action="store_true", help="with --test-log: 1.96 std / sqrt(n) instead of std")
+    parser.add_argument("--keyword", default="accuracy", help="with --test-log: which result, e.g. macro_f1")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    runs = chosen_runs(args)
+    if args.test_log:
+        return write(seeds.report(runs, args.keyword, args.ci95), args.out)
+    if args.plot:
+        return plot(runs, args)
+    form = args.format or ENDINGS.get(args.out.suffix if args.out else "", "text")
+    text = render(chosen_grids(runs, args, form), form)
+    write(text + (f"\n{LEGEND}\n" if form == "text" and not (args.commands or args.per_class) else ""), args.out)
+
+
+def chosen_runs(args: argparse.Namespace) -> list[Run]:
+    """Runs by ``--dataset`` and ``--method``; an evaluation stays linked to a training run that is not among them."""
+    runs = read_runs(args.paths)
+    for name, chosen in (("dataset", args.dataset), ("method", args.method)):
+        known = sorted({getattr(run, name) for run in runs})
+        for missing in set(chosen or ()) - set(known):
+            raise ValueError(f'no run has the {name} "{missing}"; there are {", ".join(known)}')
+        runs = [run for run in runs if not chosen or getattr(run, name) in chosen]
+    return runs
+
+
+def chosen_tables(runs: list[Run], args: argparse.Namespace) -> list[Table]:
+    tables = build(runs)
+    if not tables:
+        raise ValueError(f"{len(runs)} runs were found, but they make no table; --test-log needs none")
+    chosen = [table for table in tables if not args.table or table.protocol in args.table]
+    if not chosen:
+        found = sorted({table.protocol for table in tables})
+        raise ValueError(f"the runs make no {' or '.join(args.table)} table, but {', '.join(found)}")
+    return [with_other_methods(table) for table in chosen] if args.published else chosen
+
+
+def chosen_grids(runs: list[Run], args: argparse.Namespace, form: str) -> list[Grid]:
+    if args.per_class:
+        return per_class_grids(runs, *args.per_class)
+    tables = chosen_tables(runs, args)
+    if args.commands:
+        return command_grids(tables)
+    return [record_grid(tables)] if form in ("csv", "json") else [paper_grid(table) for table in tables]
+
+
+def plot(runs: list[Run], args: argparse.Namespace) -> None:
+    if args.out is None:
+        raise ValueError("--plot needs a file: --out figure.png")
+    if args.plot == "per-class":
+        if not args.per_class:
+            raise ValueError("--plot per-class needs the two methods: --per-class A B")
+        figure = plots.per_class(per_class_grids(runs, *args.per_class))
+    elif args.plot == "radar":
+        figure = plots.radar(chosen_tables(runs, args))
+    else:
+        figure = plots.epochs(runs) if args.plot == "epochs" else plots.curves(runs, args.plot, args.table)
+    plots.save(figure, args.out)
+
+
+def write(text: str, path: Path | None) -> None:
+    if path is None:
+        sys.stdout.write(text)
+        return
+    with atomic_write(os.fspath(path), "w") as file:
+        file.write(text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        run(parse_args(argv))
+    except USER_ERRORS as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"{type(error).__name__}: {text}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""Figures of the papers: radar over data sets, curves over a setting, training curves, per-class differences."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import fmean
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dassl.utils import atomic_write
+
+from .render import Grid
+from .runs import Run
+from .tables import AVERAGE, ORDER, Table, build
+
+# What a curve runs over: config keys, the first that a run has counts. Any other config key can be named as well.
+AXES = {
+    "shots": ("DATASET.NUM_SHOTS",),
+    "depth": ("PROMPT_DEPTH", "PROMPT_DEPTH_TEXT", "PROMPT_DEPTH_VISION"),
+    "length": ("N_CTX", "N_CTX_TEXT", "N_CTX_VISION"),
+}
+COLUMN = {"base2new": "H"}  # what a curve or radar shows of a protocol; the accuracy of the others
+COLUMNS = 4  # panels side by side
+
+Point = tuple[float, float, float, float]  # setting, mean, half width of the interval, published value or NaN
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write ``figure`` in the format of the file's ending, atomically; ``ValueError`` for an unknown ending."""
+    form = path.suffix.lstrip(".").lower()
+    known = figure.canvas.get_supported_filetypes()
+    if form not in known:
+        raise ValueError(f'cannot plot to "{path}": choose an ending out of {", ".join(sorted(known))}')
+    with atomic_write(os.fspath(path)) as file:
+        figure.savefig(file, format=form, bbox_inches="tight")
+    plt.close(figure)
+
+
+def radar(tables: list[Table]) -> Figure:
+    """One polygon for each method over the data sets of the first table that has at least three."""
+    for table in tables:
+        column = COLUMN.get(table.protocol, "accuracy")
+        datasets = [name for name, found in table.places() if found == column and name != AVERAGE]
+        if len(datasets) >= 3:
+            return _radar(table, datasets, column)
+    raise ValueError("a radar plot needs a table with at least three data sets (base2new, xd or dg)")
+
+
+def _radar(table: Table, datasets: list[str], column: str) -> Figure:
+    figure, axes = plt.subplots(figsize=(6, 6), subplot_kw={"polar": True})
+    angles = [2 * math.pi * place / len(datasets) for place in range(len(datasets))]
+    for method, row in table.rows.items():
+        values = [row[name, column].value if (name, column) in row else math.nan for name in datasets]
+        axes.plot([*angles, angles[0]], [*values, values[0]], marker="o", markersize=3, label=method)
+    axes.set_xticks(angles, datasets)
+    axes.set_title(f"{table.title}: {column} (%)")
+    axes.legend(loc="lower right", bbox_to_anchor=(1.2, -0.1))
+    return figure
+
+
+def curves(runs: list[Run], axis: str, protocols: list[str] | None = None) -> Figure:
+    """Accuracy (H of base-to-new) over a setting, a panel for each data set and the average, a line for each method.
+
+    axis: a name in ``AXES`` or a config key such as OPTIM.MAX_EPOCH. protocols: which may be shown; of several, the one
+    with the most points is. ``ValueError`` if no run has the setting.
+    """
+    values = {value for run in runs if (value := axis_value(run, axis)) is not None}
+    tables = {value: build([run for run in runs if axis_value(run, axis) == value]) for value in sorted(values)}
+    found = Counter(name for one in tables.values() for name in dict.fromkeys(table.protocol for table in one))
+    protocol = max(protocols or found, key=lambda name: found[name], default="")
+    if not found[protocol]:
+        raise ValueError(f'no run has a number "{axis}" in its config; choose {", ".join(AXES)} or another config key')
+    panels: dict[str, dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
+    for value, one in tables.items():
+        for table in (table for table in one if table.protocol == protocol):
+            for dataset, method, point in _points(table, value, axis):
+                panels[dataset][method].append(point)
+    order = sorted(panels, key=lambda name: (name == AVERAGE, ORDER.get(name, 100), name))
+    return _panels({name: panels[name] for name in order}, axis, _draw_curve)
+
+
+def axis_value(run: Run, axis: str) -> float | None:
+    """The setting of ``run`` on the axis; zero-shot runs have 0 shots, and nothing else."""
+    if axis == "shots" or run.zero_shot:
+        return run.shots if axis == "shots" else None
+    sections = ("", f"TRAINER.{run.method.upper()}.")
+    values = (run.config.get(section + key) for key in AXES.get(axis, (axis,)) for section in sections)
+    return next((value for value in values if isinstance(value, int | float) and value > 0), None)
+
+
+def _points(table: Table, x: float, axis: str) -> Iterator[tuple[str, str, Point]]:
+    """(data set, line's name, point) of every result; papers' values only over shots, where theirs has the same."""
+    for method, row in table.rows.items():
+        for (dataset, column), result in row.items():
+            if table.protocol != "base2new" or column == COLUMN["base2new"]:
+                printed = result.published.value if result.published and axis == "shots" else math.nan
+                point = (x, result.sample.mean, result.sample.half_width or 0.0, printed)
+                yield dataset, f"{method}, {table.backbone}", point
+
+
+def _draw_curve(axes: Axes, name: str, points: list[Point]) -> None:
+    xs, means, errors, published = zip(*points)
+    lines = axes.errorbar(xs, means, errors, marker="*" if len(xs) == 1 else "o", capsize=2, label=name)
+    if not all(map(math.isnan, published)):
+        axes.plot(xs, published, "x--", color=lines[0].get_color(), alpha=0.6, label=f"{name} (published)")
+
+
+def epochs(runs: list[Run]) -> Figure:
+    """Validation accuracy after each epoch where it was measured, else the loss; mean over seeds."""
+    panels: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for run in (run for run in runs if run.history):
+        measure = "val_accuracy" if all("val_accuracy" in epoch for epoch in run.history) else "loss"
+        classes = "" if run.classes == "all" else f", {run.classes} classes"
+        panels[f"{run.dataset}{classes}: {measure}"][f"{run.method} {run.setting}".strip()].append(run)
+    if not panels:
+        raise ValueError("no run has a training history: all of them are evaluations")
+    return _panels(panels, "epoch", _draw_history)
+
+
+def _draw_history(axes: Axes, method: str, runs: list[Run]) -> None:
+    measure = axes.get_title().rsplit(": ", 1)[-1]
+    by_epoch: dict[int, list[float]] = defaultdict(list)
+    for run in runs:
+        for epoch in run.history:
+            if measure in epoch:
+                by_epoch[epoch["epoch"]].append(epoch[measure])
+    axes.plot([*by_epoch], [fmean(values) for values in by_epoch.values()], marker=".", label=method)
+
+
+def per_class(grids: list[Grid]) -> Figure:
+    """Bars of the difference of every class, a panel for each data set."""
+
+    def draw(axes: Axes, _: str, grid: Grid) -> None:
+        differences = [row[-1] for row in grid.rows]
+        axes.barh(range(len(differences)), differences, color=["C0" if value >= 0 else "C3" for value in differences])
+        names = [row[3] for row in grid.rows] if len(differences) <= 40 else []
+        axes.set_yticks(range(len(names)), names, fontsize=6)
+        axes.invert_yaxis()
+
+    panels = {grid.title.replace(": better", ":\nbetter"): {"": grid} for grid in grids}
+    return _panels(panels, "difference (points)", draw)
+
+
+def _panels(panels: dict[str, dict], x_label: str, draw: Callable[[Axes, str, object], None]) -> Figure:
+    """A grid of panels; ``draw(axes, line's name, line's data)`` fills them."""
+    columns = min(COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(4.5 * columns, 3.5 * rows), squeeze=False, layout="constrained")
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, lines) in zip(grid.flat, panels.items()):
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel(x_label)
+        for name, line in lines.items():
+            draw(axes, name, line)
+        if any(lines):
+            axes.legend(fontsize=7)
+    return figure

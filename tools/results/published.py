@@ -1,0 +1,63 @@
+"""Numbers that papers print, from ``published/*.csv``; the file's name is the protocol, every row has its source."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from .runs import PROJECT
+
+FOLDER = PROJECT / "published"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One printed number, in percent.
+
+    cfg: regular expression of the settings it belongs to, since papers print variants too; shots and source_dataset:
+    "" for any. dataset: stem of its config file, or ``average``. metric: base, new, H or accuracy.
+    """
+
+    protocol: str
+    method: str
+    cfg: str
+    backbone: str
+    shots: str
+    source_dataset: str
+    dataset: str
+    metric: str
+    value: float
+    source: str
+
+
+@cache
+def load() -> tuple[Published, ...]:
+    return tuple(_rows())
+
+
+def _rows() -> Iterator[Published]:
+    for path in sorted(FOLDER.glob("*.csv")):
+        with open(path, encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                yield Published(path.stem, **{**row, "value": float(row["value"])})
+
+
+def select(protocol: str, backbone: str, shots: int | None = None, source_dataset: str = "") -> list[Published]:
+    """The rows of one table; ``shots`` and ``source_dataset`` count where a row names them."""
+    return [
+        row
+        for row in load()
+        if (row.protocol, row.backbone) == (protocol, backbone)
+        and (not row.shots or shots is None or row.shots == str(shots))
+        and row.source_dataset in ("", source_dataset)
+    ]
+
+
+def find(rows: list[Published], method: str, setting: str, dataset: str, metric: str) -> Published | None:
+    """The printed value beside one of ours."""
+    key = (method, dataset, metric)
+    fitting = (row for row in rows if (row.method, row.dataset, row.metric) == key and re.fullmatch(row.cfg, setting))
+    return next(fitting, None)

@@ -1,0 +1,203 @@
+"""Runs on disk: ``metrics.json`` and ``config.yaml``, and which run an evaluation belongs to."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dassl.config import flatten_cfg
+from dassl.utils import read_json
+
+PROJECT = Path(__file__).resolve().parents[2]
+METHOD_NAMES = {"ZeroshotCLIP": "CLIP", "ZeroshotCLIP2": "CLIP (ensemble)"}
+_SHARED_WITH_ORIGIN = ("method", "setting", "shots", "seed", "backbone")
+SOURCES = ("imagenet_21k", "imagenet", "tiny_source")  # what prompts are usually transferred from
+
+# The family's folders. Everything else about a run is read from its files.
+_SHOTS = r"(?P<setting>[^/]+)_(?P<shots>\d+)shots(?P<extra>(?:/[^/]+)*?)"
+LAYOUTS = (
+    r"base2new/[^/]+/(?P<dataset>[^/]+)/shots_(?P<shots>\d+)/[^/]+/(?P<setting>.+)/seed\d+",
+    rf"evaluation/[^/]+/{_SHOTS}/(?P<dataset>[^/]+)/seed\d+",
+    rf"(?P<dataset>[^/]+)/[^/]+/{_SHOTS}/seed\d+",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One evaluated run.
+
+    setting: the config's name by the folder layout; for a run made by hand, its folder without seed, method, data set.
+    classes: all | base | new. shots: images per class; 0: zero-shot; -1: all images.
+    model_dir: folder an evaluation loaded its prompts from; source: the data set they were trained on ("": unknown).
+    results: what the evaluator found on the test split. config: leaves of the configuration that trained the prompts.
+    """
+
+    folder: Path
+    method: str
+    setting: str
+    backbone: str
+    dataset: str
+    classes: str
+    shots: int
+    seed: int
+    eval_only: bool
+    finished: str
+    model_dir: str
+    results: dict[str, Any] = field(repr=False)
+    history: list[dict[str, Any]] = field(repr=False)
+    config: dict[str, Any] = field(repr=False)
+    source: str = ""
+
+    @property
+    def accuracy(self) -> float:
+        return self.results["accuracy"]
+
+    @property
+    def zero_shot(self) -> bool:
+        return self.method in METHOD_NAMES.values()
+
+    def command(self) -> str:
+        """The command that makes this run again, from its recorded configuration."""
+        words = ["python", "train.py", "--config-file", str(self.folder / "config.yaml")]
+        if (PROJECT / f"configs/datasets/{self.dataset}.yaml").is_file():
+            words[2:2] = ["--dataset-config-file", f"configs/datasets/{self.dataset}.yaml"]
+        if self.eval_only and not self.zero_shot:
+            words += ["--eval-only", "--model-dir", self.model_dir or "MODEL_DIR"]
+        return shlex.join(words)
+
+
+def warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def read_runs(paths: Iterable[Path]) -> list[Run]:
+    """All evaluated runs below ``paths``, evaluations linked to the run they loaded.
+
+    Broken and unfinished runs are left out with a warning. ``FileNotFoundError`` if no run is left.
+    """
+    runs: dict[Path, Run] = {}
+    for root in paths:
+        for file in sorted(root.rglob("metrics.json")):
+            if run := _read_run(file.parent, root):
+                runs.setdefault(file.parent.resolve(), run)
+    if not runs:
+        raise FileNotFoundError(
+            f"no usable metrics.json below {', '.join(map(str, paths))}: a run writes one into its OUTPUT_DIR when it "
+            "has been evaluated; give the folder that holds the runs, such as output"
+        )
+    return list(_link(runs))
+
+
+def _read_run(folder: Path, root: Path) -> Run | None:
+    """``None``, after a warning, if the files are broken or hold no test result."""
+    try:
+        metrics = read_json(str(folder / "metrics.json"))
+        results = metrics["results"].get("test")
+        if results is None:
+            return warn(f"{folder} has no result on the test split (status: {metrics.get('status')}); left out")
+        return _make_run(folder, root, metrics, results)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        return warn(f'"{folder / "metrics.json"}" is broken and left out: {type(error).__name__}: {error}')
+
+
+def _make_run(folder: Path, root: Path, metrics: dict[str, Any], results: dict[str, Any]) -> Run:
+    method = METHOD_NAMES.get(metrics["trainer"], metrics["trainer"])
+    zero_shot, place = method in METHOD_NAMES.values(), parse_layout(folder)
+    config = _read_config(folder)
+    dataset = _dataset_name(metrics["dataset"], config)
+    float(results["accuracy"])
+    return Run(
+        folder=folder,
+        method=method,
+        setting="" if zero_shot else place.get("setting") or _setting_by_hand(folder, root, method, dataset),
+        backbone=metrics["backbone"],
+        dataset=dataset,
+        classes=metrics["subsample_classes"],
+        shots=0 if zero_shot else int(place.get("shots", metrics["num_shots"])),
+        seed=metrics["seed"],
+        eval_only=metrics["eval_only"],
+        finished=metrics.get("finished", ""),
+        model_dir=metrics.get("model_dir") or "",
+        results=results,
+        history=metrics.get("history", []),
+        config=config,
+    )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.yaml"
+    try:
+        return flatten_cfg(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except (yaml.YAMLError, AttributeError) as error:
+        raise ValueError(f'"{path}" is no valid config: {error}') from error
+
+
+def parse_layout(folder: Path | str) -> dict[str, str]:
+    """``dataset``, ``setting`` and ``shots`` as the family's folder layout tells them; empty for other folders."""
+    path = Path(folder).resolve().as_posix()
+    for layout in LAYOUTS:
+        if match := re.search(f"/{layout}$", path):
+            found = match.groupdict()
+            return {**found, "setting": found["setting"] + (found.get("extra") or "")}
+    return {}
+
+
+def _setting_by_hand(folder: Path, root: Path, method: str, dataset: str) -> str:
+    parts = folder.relative_to(root).parts or (folder.name,)
+    names = (re.sub(r"[-_]?seed[-_]?\d+$", "", part) for part in parts)
+    return "/".join(name for name in names if name and name not in (method, dataset))
+
+
+@cache
+def _dataset_stems() -> dict[str, str]:
+    """Registered name of a data set to the stem of its config file, which is how papers' tables and folders call it."""
+    files = (PROJECT / "configs" / "datasets").glob("*.yaml")
+    return {yaml.safe_load(file.read_text(encoding="utf-8"))["DATASET"]["NAME"]: file.stem for file in files}
+
+
+def _dataset_name(registered: str, config: dict[str, Any]) -> str:
+    own_images = config.get("DATASET.PATH", "")
+    return Path(own_images).stem if own_images else _dataset_stems().get(registered, registered)
+
+
+def _link(runs: dict[Path, Run]) -> Iterator[Run]:
+    """Give every evaluation the setting, shots, configuration and source of the run whose prompts it loaded."""
+    trained = [run for run in runs.values() if not run.eval_only]
+    for run in runs.values():
+        if not run.eval_only or run.zero_shot:
+            yield run
+        elif origin := runs.get(Path(run.model_dir).resolve()) or _origin_by_layout(run, trained):
+            yield replace(
+                run,
+                setting=origin.setting,
+                shots=origin.shots,
+                config=origin.config or run.config,
+                source=origin.dataset,
+                model_dir=run.model_dir or str(origin.folder),
+            )
+        else:
+            yield replace(run, source=parse_layout(run.model_dir).get("dataset", "") if run.model_dir else "")
+
+
+def _origin_by_layout(run: Run, trained: list[Run]) -> Run | None:
+    """The training run that the folder layout puts beside an evaluation which does not say what it loaded."""
+    if run.model_dir or not parse_layout(run.folder):
+        return None
+
+    def fits(other: Run) -> bool:
+        same = all(getattr(run, name) == getattr(other, name) for name in _SHARED_WITH_ORIGIN)
+        if run.classes == "all":
+            return same and other.classes == "all"
+        return same and other.classes == "base" and other.dataset == run.dataset
+
+    beside = {other.dataset: other for other in trained if fits(other)}
+    known = [beside[dataset] for dataset in SOURCES if dataset in beside]
+    return known[0] if known else next(iter(beside.values())) if len(beside) == 1 else None
