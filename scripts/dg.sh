@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Domain generalization: train on ImageNet (or the embedded source), test on its shifted versions.
+#
+#   bash scripts/dg.sh METHOD SEED CFG [KEY VALUE ...] [--init PROMPTS] [--out DIR] [--dry-run]
+#
+# What is left out from the right: the first embedded data set, 16 shots, seed 1, the method's usual settings (a file of
+# configs/trainers/METHOD). With DATA=/path the data sets in that folder are used, without it the embedded ones. What is
+# done already is skipped, an interrupted run goes on; results go below output/. For example:
+#
+#   DATA=/data bash scripts/dg.sh MaPLe 1
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+exec "$PYTHON" -m tools.protocols dg "$@"

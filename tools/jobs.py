@@ -1,0 +1,296 @@
+"""Runs of ``train.py`` as jobs: which are done, and how the others are carried out, in order or side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import multiprocessing
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+import torch.utils.tensorboard  # noqa: F401 - slow to import, and every training needs it: forked jobs share it
+
+import train
+from dassl.engine.record import RunRecord
+from dassl.utils import atomic_write, read_json
+
+POLL_SECONDS = 0.05
+LOCK_SECONDS = 15
+DONE, UNFINISHED, FAILED, OUTDATED, MISSING = "done", "unfinished", "failed", "outdated", "missing"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of ``train.py``. argv: its arguments; needs: folders of the runs whose prompts it loads."""
+
+    output_dir: str
+    argv: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+
+    def command(self) -> str:
+        return f"python train.py {shlex.join(self.argv)}"
+
+
+def finished(folder: str) -> datetime | None:
+    """When the run in ``folder`` ended; ``None`` if it has not."""
+    path = Path(folder) / "metrics.json"
+    metrics = read_json(str(path)) if path.is_file() else {}
+    return datetime.fromisoformat(metrics["finished"]) if metrics.get("status") == "finished" else None
+
+
+def states(jobs: Sequence[Job]) -> dict[Job, str]:
+    """done, unfinished (will be resumed), failed, missing, or outdated (evaluated prompts that are newer or gone).
+
+    ``jobs`` in the order in which they need each other. ``ValueError`` if folders hold runs of another configuration,
+    with the differences.
+    """
+    found: dict[Job, str] = {}
+    changed = []
+    for job in jobs:
+        try:
+            found[job] = _state(job, pending={other.output_dir for other in found if found[other] != DONE})
+        except ValueError as error:
+            changed.append(str(error))
+    if changed:
+        more = f"\n... and {len(changed) - 3} more runs" if len(changed) > 3 else ""
+        raise ValueError("\n".join(changed[:3]) + more)
+    return found
+
+
+def _state(job: Job, pending: set[str]) -> str:
+    folder = Path(job.output_dir)
+    known = (folder / "config.yaml").is_file()
+    if known:
+        cfg = train.setup_cfg(train.parse_args([*job.argv]))
+        RunRecord(cfg, cfg.SEED).check_same_config(job.output_dir)
+    if not (ended := finished(job.output_dir)):
+        return FAILED if (folder / "error.txt").is_file() else UNFINISHED if known else MISSING
+    changed = [need for need in job.needs if need in pending or (finished(need) or ended) > ended]
+    if changed and "--eval-only" not in job.argv:
+        raise ValueError(f'"{folder}" was trained from prompts in "{changed[0]}" that are newer or gone: remove it')
+    return OUTDATED if changed else DONE
+
+
+def work(job: Job, quiet: bool = False) -> int:
+    """Carry out the job in this process; the exit status. What went wrong is left in ``<output_dir>/error.txt``."""
+    os.makedirs(job.output_dir, exist_ok=True)
+    (Path(job.output_dir) / "error.txt").unlink(missing_ok=True)
+    try:
+        with sole_user_of(job.output_dir), silence() if quiet else contextlib.nullcontext():
+            train.run(train.parse_args([*job.argv]))
+    except Exception as error:
+        known = isinstance(error, train.USER_ERRORS)
+        leave_error(job, f"{type(error).__name__}: {error}" if known else traceback.format_exc())
+        return 1
+    return 0
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+@contextlib.contextmanager
+def sole_user_of(folder: str) -> Iterator[None]:
+    """Hold a lock on ``folder``, which ends with the process. ``ValueError`` if another process has it.
+
+    The lock of a killed process may be held by its data loaders for some seconds, which is waited for.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        for patience in range(LOCK_SECONDS, -1, -1):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not patience:
+                    raise ValueError(f'"{folder}" is in use: another process carries out this run') from None
+                time.sleep(1)
+        yield
+    finally:
+        os.close(handle)
+
+
+def leave_error(job: Job, message: str) -> None:
+    os.makedirs(job.output_dir, exist_ok=True)
+    with atomic_write(os.path.join(job.output_dir, "error.txt"), "w") as file:
+        file.write(message + "\n")
+
+
+class Worker(Protocol):
+    """Carries out one job at a time, in a process of its own."""
+
+    def start(self, job: Job) -> None: ...
+
+    def poll(self) -> int | None:
+        """Exit status of the job, ``None`` while it runs."""
+
+    def stop(self) -> None:
+        """End the job at once; it can be resumed."""
+
+
+class ForkWorker:
+    """A forked child: what this process has imported is there already. The device must not have been touched."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+
+    def start(self, job: Job) -> None:
+        self.process = multiprocessing.get_context("fork").Process(target=self._child, args=(job,))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which libraries start when imported
+            self.process.start()
+
+    def _child(self, job: Job) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and stops this child
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        sys.exit(work(job, self.quiet))
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.join()
+
+
+class ProcessWorker:
+    """A process of its own, which sees one GPU."""
+
+    def __init__(self, gpu: str | None = None, quiet: bool = True) -> None:
+        self.gpu, self.quiet = gpu, quiet
+
+    def start(self, job: Job) -> None:
+        device = {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu, "TQDM_DISABLE": "1"}
+        code = f"import sys; from tools.jobs import Job, work; sys.exit(work({job!r}, {self.quiet}))"
+        project = Path(__file__).resolve().parents[1]
+        path = os.pathsep.join(filter(None, [str(project), os.environ.get("PYTHONPATH")]))
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code], env={**os.environ, **device, "PYTHONPATH": path}, start_new_session=True
+        )
+
+    def poll(self) -> int | None:
+        return self.process.poll()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+def local_worker(quiet: bool = False) -> Worker:
+    """The cheapest worker of this platform."""
+    forks = "fork" in multiprocessing.get_all_start_methods()
+    return ForkWorker(quiet) if forks else ProcessWorker(quiet=quiet)
+
+
+class Progress:
+    """A line for every job that ends: k of n, its time, the total, and how long the rest will take."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self.total, self.done, self.ended = total, done, 0
+        self.begun = time.monotonic()
+        print(f"{total} jobs, {done} done already")
+
+    def report(self, job: Job, outcome: str, seconds: float) -> None:
+        self.ended += 1
+        elapsed = time.monotonic() - self.begun
+        left = (self.total - self.done - self.ended) * elapsed / self.ended
+        times = f"{clock(seconds)}, elapsed {clock(elapsed)}, eta {clock(left)}"
+        print(f"[{self.done + self.ended}/{self.total}] {outcome} {job.output_dir} ({times})", flush=True)
+
+
+def clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def carry_out(jobs: Sequence[Job], workers: Sequence[Worker]) -> list[Job]:
+    """Carry out all jobs that are not done, those that others need first; returns those that failed or were skipped.
+
+    Raises ``ValueError`` before anything runs if a folder holds another configuration. ``KeyboardInterrupt`` (also for
+    SIGTERM) ends the running jobs first; a second call goes on where they were.
+    """
+    found = states(jobs)
+    waiting = [job for job in jobs if found[job] != DONE]
+    progress = Progress(len(jobs), len(jobs) - len(waiting))
+    bad: list[Job] = []
+    running: dict[Worker, tuple[Job, float]] = {}
+    try:
+        with interrupted_by_sigterm():
+            while waiting or running:
+                _skip_dependants(waiting, bad, progress)
+                _start_ready(waiting, workers, running)
+                bad += list(_reap(running, progress))
+                time.sleep(POLL_SECONDS)
+    finally:
+        for worker in running:
+            worker.stop()
+    return bad
+
+
+def _skip_dependants(waiting: list[Job], bad: list[Job], progress: Progress) -> None:
+    broken = {job.output_dir for job in bad}
+    for job in [job for job in waiting if broken & {*job.needs}]:
+        waiting.remove(job)
+        bad.append(job)
+        progress.report(job, "skipped, as what it needs failed:", 0.0)
+
+
+def _start_ready(waiting: list[Job], workers: Sequence[Worker], running: dict[Worker, tuple[Job, float]]) -> None:
+    """Give every idle worker the first job that needs no run which is still to come."""
+    for worker in workers:
+        unready = {job.output_dir for job in waiting} | {job.output_dir for job, _ in running.values()}
+        job = next((job for job in waiting if not unready & {*job.needs}), None)
+        if worker in running or job is None:
+            continue
+        waiting.remove(job)
+        running[worker] = (job, time.monotonic())
+        worker.start(job)
+
+
+def _reap(running: dict[Worker, tuple[Job, float]], progress: Progress) -> Iterator[Job]:
+    """Take what has ended out of ``running``; yields the jobs that failed."""
+    for worker, (job, begun) in [*running.items()]:
+        if (status := worker.poll()) is None:
+            continue
+        del running[worker]
+        seconds = time.monotonic() - begun
+        if status == 0:
+            progress.report(job, "finished", seconds)
+            continue
+        progress.report(job, "FAILED", seconds)
+        print(f"  {_error_line(job, status)}", file=sys.stderr)
+        yield job
+
+
+def _error_line(job: Job, status: int) -> str:
+    """The last line of what the job left, or, if it died without a word, how."""
+    path = Path(job.output_dir) / "error.txt"
+    if not path.is_file():
+        leave_error(job, f"the process ended with status {status}" + (" (out of memory?)" if status == -9 else ""))
+    return f"{path}: {path.read_text(encoding='utf-8').strip().splitlines()[-1]}"
+
+
+@contextlib.contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,346 @@
+"""The benchmarks' protocols: a method and a data set to runs of ``train.py``, in the family's folders.
+
+    python -m tools.protocols base2new METHOD [DATASET [SEED [CFG]]] [KEY VALUE ...]
+
+DATASET is the stem of a file in configs/datasets, CFG of one in configs/trainers/METHOD (default: the method's own for
+the protocol). Without a folder of data sets (--root, or DATA in the environment) the embedded world is taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from pathlib import Path
+
+from tools.jobs import Job, carry_out, local_worker
+from tools.results.render import paper_grid, render
+from tools.results.runs import read_runs
+from tools.results.tables import BENCHMARK, IMAGENET_SHIFTS, TINY_SHIFTS, build
+from train import USER_ERRORS
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+ZERO_SHOT = ("ZeroshotCLIP", "ZeroshotCLIP2")
+
+
+@dataclass(frozen=True)
+class World:
+    """source: where xd and dg learn prompts; pretraining: the broadest set; targets: of xd; shifts: of dg."""
+
+    source: str
+    pretraining: str
+    targets: tuple[str, ...]
+    shifts: tuple[str, ...]
+
+
+REAL = World("imagenet", "imagenet_21k", BENCHMARK[1:], IMAGENET_SHIFTS)
+EMBEDDED = World(
+    "tiny_source",
+    "tiny_source",
+    ("tiny_shapes", "tiny_textures", "tiny_counts", "tiny_scenes", "tiny_digits"),
+    TINY_SHIFTS,
+)
+
+# The settings that papers use, by protocol; other methods and protocols need CFG. CoOp's few-shot settings: see below.
+DEFAULT_CONFIGS = {
+    "ZeroshotCLIP": dict.fromkeys(("base2new", "zeroshot"), "vit_b16"),
+    "ZeroshotCLIP2": dict.fromkeys(("base2new", "zeroshot"), "vit_b16"),
+    "CoOp": {"base2new": "vit_b16_ctxv1", "transfer": "vit_b16_ep50_ctxv1"},
+    "CoCoOp": dict.fromkeys(("base2new", "transfer", "fewshot"), "vit_b16_c4_ep10_batch1_ctxv1"),
+    "VPT": dict.fromkeys(("base2new", "transfer", "fewshot"), "vit_b16_c2_ep5_batch4_4"),
+    "IVLP": dict.fromkeys(("base2new", "transfer", "fewshot"), "vit_b16_c2_ep5_batch4_2+2ctx"),
+    "MaPLe": {
+        "base2new": "vit_b16_c2_ep5_batch4_2ctx",
+        "transfer": "vit_b16_c2_ep5_batch4_2ctx_cross_datasets",
+        "fewshot": "vit_b16_c2_ep5_batch4_2ctx_few_shot",
+    },
+    "POMP": {
+        **dict.fromkeys(("base2new", "transfer", "fewshot"), "vit_b16_ep5"),
+        "pretrain": "vit_b16_ep5_randaug2",
+    },
+    "RPP": {
+        "base2new": "vit_b16_ep5_batch4_base2new",
+        "transfer": "vit_b16_ep2_batch4_cross_datasets",
+        "fewshot": "vit_b16_ep50_batch4_few_shot",
+        "pretrain": "vit_b16_ep5_randaug2",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One method with one seed, under any protocol.
+
+    config: stem of its settings, "" for the protocol's default; variant: added to the settings' name in folders, for
+    runs that ``opts`` (KEY VALUE ...) tell apart. init: prompts to start from, and needs: the run that makes them.
+    """
+
+    method: str
+    seed: int = 1
+    config: str = ""
+    variant: str = ""
+    shots: int = 16
+    opts: tuple[str, ...] = ()
+    init: str = ""
+    needs: tuple[str, ...] = ()
+    root: str = ""
+    out: str = "output"
+
+    @property
+    def zero_shot(self) -> bool:
+        return self.method in ZERO_SHOT
+
+
+# Protocols ------------------------------------------------------------------------------------------------------------
+
+
+def base2new(series: Series, dataset: str) -> list[Job]:
+    """Train on the base classes (the first half), which also tests on them; then test on the new ones."""
+    series = with_config(series, "base2new", dataset)
+    name = f"{dataset}/shots_{series.shots}/{series.method}/{series.config}{series.variant}/seed{series.seed}"
+    base = f"{series.out}/base2new/{'test_base' if series.zero_shot else 'train_base'}/{name}"
+    new = f"{series.out}/base2new/test_new/{name}"
+    few = ("DATASET.NUM_SHOTS", str(series.shots))
+    if series.zero_shot:
+        first = evaluation(series, dataset, base, "", *few, "DATASET.SUBSAMPLE_CLASSES", "base")
+    else:
+        first = training(series, dataset, base, "DATASET.SUBSAMPLE_CLASSES", "base")
+    loads = "" if series.zero_shot else base
+    return [first, evaluation(series, dataset, new, loads, *few, "DATASET.SUBSAMPLE_CLASSES", "new")]
+
+
+def fewshot(series: Series, dataset: str) -> list[Job]:
+    """Train on a few images of all classes, test on all."""
+    if series.zero_shot:
+        return zeroshot(series, dataset)
+    series = with_config(series, "fewshot", dataset)
+    return [training(series, dataset, home(series, dataset))]
+
+
+def transfer(series: Series, source: str, targets: Iterable[str], protocol: str = "transfer") -> list[Job]:
+    """Train on the source, test on it and, without training, on every target: xd, dg and pretraining."""
+    if series.zero_shot:
+        return [job for dataset in (source, *targets) for job in zeroshot(series, dataset)]
+    series = with_config(series, protocol, source)
+    folder = home(series, source)
+    always_test = ("TEST.NO_TEST", "False") if protocol == "pretrain" else ()
+    name = f"{series.config}{series.variant}_{series.shots}shots"
+    return [training(series, source, folder, *always_test)] + [
+        evaluation(series, target, f"{series.out}/evaluation/{series.method}/{name}/{target}/seed{series.seed}", folder)
+        for target in targets
+    ]
+
+
+def zeroshot(series: Series, dataset: str) -> list[Job]:
+    """Test hand-written templates on all classes."""
+    if not series.zero_shot:
+        raise ValueError(f"the method of the zero-shot protocol must be one of {', '.join(ZERO_SHOT)}: {series.method}")
+    series = with_config(series, "zeroshot", dataset)
+    folder = f"{series.out}/{series.method}/{series.config}{series.variant}/{dataset}"
+    return [evaluation(series, dataset, folder, "")]
+
+
+def home(series: Series, dataset: str) -> str:
+    """Folder of a run that is trained on all classes of ``dataset``."""
+    name = f"{series.config}{series.variant}_{series.shots}shots"
+    return f"{series.out}/{dataset}/{series.method}/{name}/seed{series.seed}"
+
+
+def training(series: Series, dataset: str, folder: str, *opts: str) -> Job:
+    init = ("TRAINER.INIT_PROMPTS", series.init) if series.init else ()
+    words = ("DATASET.NUM_SHOTS", str(series.shots), *opts, *init, *series.opts)
+    return Job(folder, (*arguments(series, dataset, folder), *words), series.needs)
+
+
+def evaluation(series: Series, dataset: str, folder: str, model_dir: str, *opts: str) -> Job:
+    loads = ("--model-dir", model_dir) if model_dir else ()
+    words = (*arguments(series, dataset, folder), "--eval-only", *loads, *opts, *series.opts)
+    return Job(folder, words, (model_dir,) if model_dir else ())
+
+
+def arguments(series: Series, dataset: str, folder: str) -> tuple[str, ...]:
+    """What every run of ``train.py`` is given."""
+    return (
+        *(("--root", series.root) if series.root else ()),
+        *("--seed", str(series.seed), "--trainer", series.method),
+        *("--dataset-config-file", dataset_file(dataset), "--config-file", config_file(series.method, series.config)),
+        *("--output-dir", folder),
+    )
+
+
+# Settings -------------------------------------------------------------------------------------------------------------
+
+
+def embedded(dataset: str) -> bool:
+    return dataset.startswith("tiny_")
+
+
+def with_config(series: Series, protocol: str, dataset: str) -> Series:
+    """The series with the protocol's settings, if it has none of its own."""
+    return series if series.config else replace(series, config=default_config(series, protocol, dataset))
+
+
+def default_config(series: Series, protocol: str, dataset: str) -> str:
+    """Stem of the settings that papers use, ``tiny`` for embedded data; ``ValueError`` if there are none."""
+    method = series.method
+    if embedded(dataset):
+        return "tiny"
+    if method == "CoOp" and (protocol == "fewshot" or dataset == "imagenet"):
+        return coop_config(protocol, dataset, series.shots)
+    if config := DEFAULT_CONFIGS.get(method, {}).get(protocol):
+        return config
+    raise ValueError(f"{method} has no default settings for {protocol}: give CFG, one of {', '.join(stems(method))}")
+
+
+def coop_config(protocol: str, dataset: str, shots: int) -> str:
+    """CoOp's epochs: 50 with one shot and on ImageNet, 100 with two and four, else 200 (CoOp, section 4.1)."""
+    if protocol != "fewshot":
+        return "vit_b16_ep50_ctxv1"
+    if dataset == "imagenet" or shots == 1:
+        return "vit_b16_ep50"
+    return "vit_b16_ep100" if shots in (2, 4) else "vit_b16"
+
+
+def stems(method: str) -> list[str]:
+    """Names of the method's settings; ``ValueError`` if there is no such method."""
+    folder = CONFIGS / "trainers" / method
+    if not folder.is_dir():
+        raise ValueError(unknown("method", method, [path.name for path in (CONFIGS / "trainers").iterdir()]))
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def config_file(method: str, config: str) -> str:
+    """Path of the method's settings; zero-shot methods share those of CoOp, which name the backbones."""
+    shared = method in ZERO_SHOT and config not in stems(method)
+    folder = "CoOp" if shared else method
+    if config not in stems(folder):
+        raise ValueError(unknown(f"settings (CFG) of {method}", config, stems(folder)))
+    return os.path.relpath(CONFIGS / "trainers" / folder / f"{config}.yaml")
+
+
+def dataset_file(dataset: str) -> str:
+    path = CONFIGS / "datasets" / f"{dataset}.yaml"
+    if not path.is_file():
+        raise ValueError(unknown("data set", dataset, [file.stem for file in path.parent.glob("*.yaml")]))
+    return os.path.relpath(path)
+
+
+def unknown(what: str, name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    return f"unknown {what} {name!r}; " + (f"did you mean {', '.join(near)}?" if near else f"known: {sorted(known)}")
+
+
+# Command line ---------------------------------------------------------------------------------------------------------
+
+PLACES = {
+    "base2new": ("METHOD", "DATASET", "SEED", "CFG"),
+    "fewshot": ("METHOD", "DATASET", "SHOTS", "SEED", "CFG"),
+    "xd": ("METHOD", "SEED", "CFG"),
+    "dg": ("METHOD", "SEED", "CFG"),
+    "pretrain": ("METHOD", "SEED", "CFG"),
+    "zeroshot": ("METHOD", "DATASET", "CFG"),
+}
+
+
+def jobs_of(protocol: str, series: Series, dataset: str) -> list[Job]:
+    """The jobs of one series; ``dataset`` counts where the protocol has one."""
+    world = REAL if series.root else EMBEDDED
+    if protocol == "pretrain":
+        return transfer(series, world.pretraining, world.targets + world.shifts, protocol)
+    if protocol in ("xd", "dg"):
+        return transfer(series, world.source, world.targets if protocol == "xd" else world.shifts)
+    return {"base2new": base2new, "fewshot": fewshot, "zeroshot": zeroshot}[protocol](series, dataset)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    usage = "\n".join(f"  {name} {' '.join(places)} [KEY VALUE ...]" for name, places in PLACES.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.protocols",
+        description=f"{__doc__}\nAll but METHOD may be left out from the right:\n\n{usage}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("protocol", choices=PLACES)
+    parser.add_argument("words", nargs="+", metavar="METHOD ...", help="see above")
+    parser.add_argument("--root", default=os.environ.get("DATA", ""), help="folder of the data sets (default: $DATA)")
+    parser.add_argument("--out", default="output", help="folder of all results")
+    parser.add_argument("--init", default="", help="pretrained prompts to start from: a file, or the folder of a run")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
+    return parser.parse_intermixed_args(argv)
+
+
+def read_words(protocol: str, words: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Arguments by place, and the KEY VALUE pairs behind them (keys are the words in capitals)."""
+    given = [words[0], *takewhile(lambda word: not word.isupper(), words[1:])]
+    opts = tuple(words[len(given) :])
+    places = PLACES[protocol]
+    if len(given) > len(places):
+        raise ValueError(f"{protocol} takes {' '.join(places)} [KEY VALUE ...], but got {' '.join(words)}")
+    return dict(zip(places, given)), opts
+
+
+def series_from(args: argparse.Namespace, places: dict[str, str], opts: tuple[str, ...]) -> Series:
+    shots, opts = take_shots(opts)
+    return Series(
+        method=places["METHOD"],
+        seed=number(places, "SEED", 1),
+        config=places.get("CFG", ""),
+        variant="-pretrained" if args.init else "",
+        shots=shots or number(places, "SHOTS", 16),
+        opts=opts,
+        init=args.init,
+        root=args.root,
+        out=args.out,
+    )
+
+
+def number(places: dict[str, str], name: str, default: int) -> int:
+    if not (text := places.get(name, str(default))).isdecimal():
+        raise ValueError(f"{name} must be a number, but got {text!r}")
+    return int(text)
+
+
+def take_shots(opts: Sequence[str]) -> tuple[int, tuple[str, ...]]:
+    """DATASET.NUM_SHOTS, which folders are named after (0: not given), and the other options."""
+    pairs = [*zip(opts[::2], opts[1::2])] if len(opts) % 2 == 0 else None
+    if pairs is None:
+        raise ValueError(f"options come in pairs KEY VALUE, but got {' '.join(opts)}")
+    shots = [int(value) for key, value in pairs if key == "DATASET.NUM_SHOTS"]
+    rest = [word for pair in pairs if pair[0] != "DATASET.NUM_SHOTS" for word in pair]
+    return (shots[-1] if shots else 0), tuple(rest)
+
+
+def print_table(jobs: Sequence[Job]) -> None:
+    """The table of those jobs that are done."""
+    runs = read_runs([Path(job.output_dir) for job in jobs if (Path(job.output_dir) / "metrics.json").is_file()])
+    print("\n" + render([paper_grid(table) for table in build(runs)], "text"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    try:
+        places, opts = read_words(args.protocol, args.words)
+        dataset = places.get("DATASET", "" if args.root else EMBEDDED.targets[0])
+        if "DATASET" in PLACES[args.protocol] and not dataset:
+            raise ValueError(f"{args.protocol} needs a DATASET, such as {REAL.targets[0]}")
+        jobs = jobs_of(args.protocol, series_from(args, places, opts), dataset)
+        if args.dry_run:
+            print("\n".join(job.command() for job in jobs))
+            return 0
+        bad = carry_out(jobs, [local_worker()])
+        if len(bad) < len(jobs):
+            print_table(jobs)
+        return 1 if bad else 0
+    except USER_ERRORS as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
