@@ -9,7 +9,7 @@ from yacs.config import CfgNode
 from dassl.config.defaults import _C
 from dassl.utils.registry import UnknownNameError
 
-__all__ = ["clean_cfg", "flatten_cfg", "get_cfg_default", "merge_from_file", "merge_from_list"]
+__all__ = ["CfgNode", "clean_cfg", "flatten_cfg", "get_cfg_default", "merge_from_file", "merge_from_list"]
 
 
 def get_cfg_default() -> CfgNode:
