@@ -1,0 +1,305 @@
+"""Every file format loads to the same model; bad files and failed downloads say what is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import clip
+from clip.clip import architecture, download, load_model
+from clip.model import CLIP
+from clip.text import Texts
+from clip.weights import build_model, read_weights, set_precision
+
+from .small import SIZE, difference, small_clip
+
+TEXTS = ["a photo of a cat.", "sea"]
+Weights = dict[str, Tensor]
+
+
+class Tree(nn.Module):
+    """Tensors at dotted names, as a module that can be traced."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]):
+        super().__init__()
+        for name, tensor in tensors.items():
+            *path, leaf = name.split(".")
+            node: nn.Module = self
+            for part in path:
+                if part not in node._modules:
+                    node.add_module(part, Tree({}))
+                node = node._modules[part]
+            if tensor.is_floating_point():
+                node.register_parameter(leaf, nn.Parameter(tensor, requires_grad=False))
+            else:
+                node.register_buffer(leaf, tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def halved_model() -> CLIP:
+    """With values that fp16 holds, so that a file in fp16 loses nothing."""
+    return set_precision(set_precision(small_clip(), "fp16"), "fp32")
+
+
+@pytest.fixture(scope="module")
+def reference() -> CLIP:
+    return halved_model()
+
+
+@pytest.fixture
+def weights(reference: CLIP) -> Weights:
+    return {key: value.clone() for key, value in reference.state_dict().items()}
+
+
+def save_archive(path: Path) -> None:
+    """As OpenAI's: TorchScript, matrices in fp16, three numbers besides the weights."""
+    tensors = set_precision(halved_model(), "fp16").state_dict()
+    numbers = {"input_resolution": SIZE, "context_length": 77, "vocab_size": 49408}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit")
+        tree = Tree({**tensors, **{key: torch.tensor(value) for key, value in numbers.items()}})
+        torch.jit.trace(tree, torch.zeros(1)).save(str(path))
+
+
+def save_open_clip(path: Path, weights: Weights) -> None:
+    torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in weights.items()}}, path)
+
+
+def save_custom_text(path: Path, weights: Weights) -> None:
+    """open_clip's ``CustomTextCLIP``: the text encoder's own names start with ``text.``."""
+    elsewhere = ("visual.", "logit_scale")
+    torch.save(
+        {key if key.startswith(elsewhere) else f"text.{key}": value for key, value in weights.items()}
+        | {"text.attn_mask": torch.zeros(77, 77)},
+        path,
+    )
+
+
+SAVERS = {
+    "archive.pt": lambda path, weights: save_archive(path),
+    "plain.pth": lambda path, weights: torch.save(weights, path),
+    "half.pth": lambda path, weights: torch.save(set_precision(halved_model(), "fp16").state_dict(), path),
+    "model.safetensors": lambda path, weights: save_file(weights, path),
+    "open_clip.pt": save_open_clip,
+    "custom_text.bin": save_custom_text,
+}
+
+
+@pytest.mark.parametrize("name", SAVERS)
+def test_every_format_gives_the_same_features(name: str, tmp_path: Path, reference: CLIP, weights: Weights) -> None:
+    SAVERS[name](tmp_path / name, weights)
+    model = load_model(path=str(tmp_path / name))
+    image, tokens = torch.randn(2, 3, SIZE, SIZE), clip.tokenize(TEXTS)
+    assert not model.training and model.dtype == torch.float32
+    assert torch.equal(model.encode_image(image), reference.encode_image(image))
+    assert torch.equal(model.encode_text(tokens), reference.encode_text(tokens))
+    assert torch.equal(model.logit_scale, reference.logit_scale)
+
+
+def test_open_clip_names_tell_activation_and_heads(tmp_path: Path) -> None:
+    assert architecture("ViT-B-16", "openai")["activation"] == "quick_gelu"
+    assert architecture("ViT-B-16", "laion2b_s34b_b88k")["activation"] == "gelu"
+    assert architecture("ViT-H-14", "") == {"activation": "gelu", "vision_heads": 16, "transformer_heads": 16}
+    assert architecture("ViT-B-32-quickgelu", "")["activation"] == "quick_gelu"
+    for foreign in ("coca_ViT-B-32", "ViT-B-16-SigLIP", "convnext_base", "RN50"):
+        with pytest.raises(ValueError, match=f"{foreign} is not a plain CLIP ViT"):
+            architecture(foreign, "")
+
+
+def test_a_path_with_an_open_clip_name_uses_its_architecture(tmp_path: Path) -> None:
+    theirs = open_clip.CLIP(
+        64, CLIPVisionCfg(layers=2, width=768, patch_size=16, image_size=32), CLIPTextCfg(width=512, layers=2)
+    ).eval()
+    torch.save(theirs.state_dict(), tmp_path / "weights.pt")
+    image = torch.randn(1, 3, 32, 32)
+    expected = theirs.encode_image(image).detach()
+    with torch.no_grad():
+        assert difference(load_model("ViT-B-16", str(tmp_path / "weights.pt")).encode_image(image), expected) < 1e-5
+        assert difference(load_model("", str(tmp_path / "weights.pt")).encode_image(image), expected) > 1e-3
+
+
+def test_metadata_of_own_safetensors_tells_heads_and_vocabulary(tmp_path: Path) -> None:
+    reference = small_clip(vision_heads=6, transformer_heads=4, activation="gelu")
+    weights = {key: value.contiguous() for key, value in reference.state_dict().items()}
+    known = Texts.from_strings(TEXTS).ids.unique()
+    weights["token_embedding.weight"] = weights["token_embedding.weight"][known]
+    weights["token_embedding.ids"] = known
+    metadata = {"vision_heads": "6", "transformer_heads": "4", "activation": "gelu"}
+    save_file(weights, tmp_path / "small.safetensors", metadata)
+    model, _ = clip.load(str(tmp_path / "small.safetensors"), device="cpu")
+    image, tokens = torch.randn(2, 3, SIZE, SIZE), clip.tokenize(TEXTS)
+    assert torch.equal(model.encode_image(image), reference.encode_image(image))
+    assert torch.equal(model.encode_text(tokens), reference.encode_text(tokens))
+    assert model.vocab_size == 49408
+    with pytest.raises(ValueError, match="without 'dog'"):
+        model.encode_text(clip.tokenize("a photo of a dog."))
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"No weights file at .*nothing\.pt"):
+        load_model(path=str(tmp_path / "nothing.pt"))
+
+
+@pytest.mark.parametrize("name", SAVERS)
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.5, 0.999])
+def test_truncated_files_are_refused(name: str, part: float, tmp_path: Path, weights: Weights) -> None:
+    path = tmp_path / name
+    SAVERS[name](path, weights)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(part * len(content))])
+    with pytest.raises(ValueError, match=f"{name} is not a readable weights file .truncated"):
+        read_weights(path)
+
+
+class Payload:
+    """Unpickled by the usual loader, it would write a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return exec, (f"open({str(self.path)!r}, 'w').close()",)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["torch.save", "bare pickle"])
+def test_code_in_a_file_is_not_run(zipped: bool, tmp_path: Path, weights: Weights) -> None:
+    path, proof = tmp_path / "evil.pt", tmp_path / "executed"
+    content = {"state_dict": weights, "payload": Payload(proof)}
+    if zipped:
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps({"payload": Payload(proof)}))
+    with pytest.raises(ValueError, match=r"evil\.pt holds more than tensors and was not loaded"):
+        load_model(path=str(path))
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("content", [torch.zeros(2), [1, 2], {"state_dict": {"a": 1}}, {"epoch": 3}])
+def test_files_without_a_state_dict_are_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"other\.pt holds no state dict"):
+        read_weights(tmp_path / "other.pt")
+
+
+def test_weights_of_something_else_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"Not a CLIP.*no ln_final.weight, positional_embedding, text_projection, vis"):
+        build_model({"fc.weight": torch.zeros(2, 2)})
+
+
+def test_weights_that_do_not_fit_are_named(weights: Weights) -> None:
+    del weights["visual.ln_post.bias"]
+    weights["visual.extra"] = torch.zeros(1)
+    weights["transformer.resblocks.1.ln_1.weight"] = torch.zeros(7)
+    with pytest.raises(ValueError) as error:
+        build_model(weights)
+    for part in (
+        "1 missing: visual.ln_post.bias",
+        "1 surplus: visual.extra",
+        "1 of another shape: transformer.resblocks.1.ln_1.weight",
+    ):
+        assert part in str(error.value)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
+    """URL and folder of a local HTTP server."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}", folder
+        http.shutdown()
+        thread.join()
+
+
+def publish(monkeypatch: pytest.MonkeyPatch, url: str, content: bytes, checksum: str | None = None) -> str:
+    """Let open_clip's list name this URL for ViT-B/16; the parent folder is the published SHA-256, as OpenAI's is."""
+    checksum = checksum or hashlib.sha256(content).hexdigest()
+    path = f"openaipublic/{checksum}/ViT-B-16.pt"
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED["ViT-B-16"], "openai", {"url": f"{url}/{path}"})
+    return path
+
+
+def serve(folder: Path, path: str, content: bytes) -> None:
+    (folder / path).parent.mkdir(parents=True)
+    (folder / path).write_bytes(content)
+
+
+# open_clip reads the file for its checksum without closing it.
+leaves_file_open = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+
+
+@leaves_file_open
+def test_download_is_checked_and_kept(
+    server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: CLIP
+) -> None:
+    url, folder = server
+    save_archive(tmp_path / "archive.pt")
+    content = (tmp_path / "archive.pt").read_bytes()
+    path = publish(monkeypatch, url, content)
+    serve(folder, path, content)
+    model, _ = clip.load("ViT-B/16", device="cpu", download_root=str(tmp_path / "cache"))
+    tokens = clip.tokenize(TEXTS)
+    assert torch.equal(model.encode_text(tokens), reference.encode_text(tokens))
+    (folder / path).unlink()
+    assert download("ViT-B-16:openai", str(tmp_path / "cache")) == str(tmp_path / "cache" / "ViT-B-16.pt")
+
+
+@leaves_file_open
+def test_download_with_a_wrong_checksum_is_refused(
+    server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, folder = server
+    serve(folder, publish(monkeypatch, url, b"", checksum="0" * 64), b"not what was published")
+    with pytest.raises(ConnectionError, match=r"Could not download ViT-B/16 from http.*(?i:sha256)"):
+        load_model("ViT-B/16", download_root=str(tmp_path / "cache"))
+
+
+def test_download_that_fails_says_what_to_do(
+    server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, _ = server
+    publish(monkeypatch, url, b"")
+    with pytest.raises(ConnectionError, match=r"404.*set MODEL\.BACKBONE\.PATH.*tiny, which needs no download"):
+        load_model("ViT-B/16", download_root=str(tmp_path))
+    publish(monkeypatch, "http://127.0.0.1:9", b"")  # nobody listens there
+    with pytest.raises(ConnectionError, match=r"Could not download ViT-B/16 from http://127\.0\.0\.1:9"):
+        load_model("ViT-B/16", download_root=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("ViT-B16", "ViT-B/16"),
+        ("Tiny", "tiny"),
+        ("ViT-B-16:laion2b", "ViT-B-16:laion2b_s34b_b88k"),
+        ("ViT-B-16", "ViT-B-16:openai"),
+        ("weights.pt", "MODEL.BACKBONE.PATH"),
+    ],
+)
+def test_unknown_names_offer_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(ValueError, match=f"Unknown backbone '{name}'. Nearest: ") as error:
+        load_model(name)
+    assert near in str(error.value)
