@@ -97,6 +97,7 @@ def test_next_call_goes_on_where_the_server_stopped(
     offer(monkeypatch, Source(server.url("a.tar"), md5(archive)))
     assert main(["fetch", "EuroSAT", "--root", str(tmp_path)]) == 2
     assert "could not get 2750" in one_line(capsys)
+    assert list(files_below(tmp_path).values()) == [archive[:7000]]
     assert not (tmp_path / "eurosat/2750").exists()
     assert main(["fetch", "EuroSAT", "--root", str(tmp_path)]) == 0
     assert server.requests[-1] == ("a.tar", "bytes=7000-")
@@ -130,16 +131,13 @@ def test_web_page_in_place_of_the_file_is_refused(
 def test_mirrors_are_tried_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server.files["b.zip"] = zip_of({f"EuroSAT_RGB/{name[5:]}": content for name, content in IMAGES.items()})
-    server.files["c.zip"] = b""
-    mirrors = [
-        Source(server.url("a.zip")),
-        Source(server.url("b.zip"), inner="EuroSAT_RGB"),
-        Source(server.url("c.zip")),
-    ]
-    offer(monkeypatch, *mirrors)
+    server.files["b.zip"], server.cuts["b.zip"] = b"half of it is lost", [9, 0]
+    server.files["c.zip"] = zip_of({f"EuroSAT_RGB/{name[5:]}": content for name, content in IMAGES.items()})
+    server.files["d.zip"] = b"not needed"
+    a, b, c, d = (Source(server.url(f"{name}.zip")) for name in "abcd")
+    offer(monkeypatch, a, b, c._replace(inner="EuroSAT_RGB"), d)
     assert main(["fetch", "EuroSAT", "--root", str(tmp_path)]) == 0
-    assert [path for path, _ in server.requests] == ["a.zip", "b.zip"]
+    assert [path for path, _ in server.requests] == ["a.zip", "b.zip", "b.zip", "c.zip"]
     assert "404" in capsys.readouterr().out
     assert files_below(tmp_path / "eurosat") == IMAGES
 

@@ -23,7 +23,7 @@ from datasets.imagenet import WordNetFolders
 from datasets.verify import FINGERPRINTS, Check, verify
 
 from .fetch import fetch
-from .files import dataset_dir, is_there, missing_parts
+from .files import dataset_dir, is_there, missing_paths
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "datasets"
 BUILT_IN = {dataset.__name__: dataset for dataset in EMBEDDED}
@@ -84,7 +84,7 @@ def built_in_row(name: str) -> list[object]:
 def state(name: str, root: Path) -> str:
     """complete, absent, or partial and what is missing."""
     folder = dataset_dir(name, root)
-    missing = [path for part in missing_parts(CATALOG[name], folder) for path in part.paths]
+    missing = missing_paths(CATALOG[name], folder)
     if not missing:
         return "complete"
     if not any(is_there(part, folder) for part in CATALOG[name].parts):
@@ -93,12 +93,16 @@ def state(name: str, root: Path) -> str:
 
 
 def run_fetch(args: argparse.Namespace) -> int:
-    for name in map(resolve, args.name):
+    status = 0
+    for name in [resolve(name) for name in args.name]:
         if name in BUILT_IN:
             print(f"{name} is rendered when it is used: nothing to fetch")
-        else:
+            continue
+        try:
             fetch(name, args.root, args.only, args.dry_run)
-    return 0
+        except (OSError, ValueError) as error:  # the others may still be had
+            status = complain(error)
+    return status
 
 
 def run_verify(args: argparse.Namespace) -> int:
@@ -111,9 +115,10 @@ def verify_one(name: str, root: Path) -> bool:
     if name in BUILT_IN:
         print(f"{name} is rendered when it is used: nothing to verify")
         return True
-    missing = [path for part in missing_parts(CATALOG[name], dataset_dir(name, root)) for path in part.paths]
+    folder = dataset_dir(name, root)
+    missing = missing_paths(CATALOG[name], folder)
     if missing:
-        print(f"{name}: no {', '.join(missing)} in {dataset_dir(name, root)}; 'python -m tools.data fetch {name}'")
+        print(f"{name}: no {', '.join(missing)} in {folder}; 'python -m tools.data fetch {name}'")
         return False
     try:
         checks = verify(name, str(root))
@@ -149,6 +154,12 @@ def resolve(name: str) -> str:
     raise UnknownNameError(f"no data set {name!r} to fetch or verify; did you mean {', '.join(near)}?")
 
 
+def complain(error: Exception) -> int:
+    """Print an error as one line; the exit status for it."""
+    print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0, 1 if ``verify`` finds a difference, 2 for what a user can put right."""
     args = parse_args(argv)
@@ -156,8 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.run(args)
     except (OSError, ValueError, KeyError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
+        return complain(error)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it was", file=sys.stderr)
         return 130

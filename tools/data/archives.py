@@ -34,7 +34,7 @@ class UnsafeNameError(ValueError):
 
 
 def unpack_tar(tar: tarfile.TarFile, into: Path, wanted: Sequence[str]) -> None:
-    for member in tqdm(iter(tar.next, None), desc="unpacking", unit=" files", disable=None):
+    for member in tqdm(iter(tar.next, None), desc="unpacking", unit=" files", leave=False, disable=None):
         check_name(member.name)
         tarfile.data_filter(member, str(into))  # links and devices, of unwanted members too
         if is_wanted(member.name, wanted):
@@ -43,7 +43,7 @@ def unpack_tar(tar: tarfile.TarFile, into: Path, wanted: Sequence[str]) -> None:
 
 
 def unpack_zip(zipped: zipfile.ZipFile, into: Path, wanted: Sequence[str]) -> None:
-    for member in tqdm(zipped.infolist(), desc="unpacking", unit=" files", disable=None):
+    for member in tqdm(zipped.infolist(), desc="unpacking", unit=" files", leave=False, disable=None):
         check_name(member.filename)
         if stat.S_ISLNK(member.external_attr >> 16):
             raise UnsafeNameError(f"{member.filename!r} is a symbolic link")

@@ -16,11 +16,12 @@ def fetch(name: str, root: Path, only: str = "", dry_run: bool = False, report: 
     entry, folder = CATALOG[name], dataset_dir(name, root)
     if name == "ImageNet" and only != "splits":
         imagenet.prepare(folder, report, dry_run)
+    parts = [part for part in entry.parts if not only or part.is_split == (only == "splits")]
+    if not parts:
+        report(f"{name} has no split file: its publishers' lists come with the images")
     failed = []
-    for part in entry.parts:
+    for part in parts:
         paths = ", ".join(part.paths)
-        if only and part.is_split != (only == "splits"):
-            continue
         if is_there(part, folder):
             report(f"{paths}: already in {folder}")
         elif dry_run:

@@ -25,9 +25,14 @@ def dataset_dir(name: str, root: Path) -> Path:
     return next((root / each for each in names if (root / each).is_dir()), root / names[0])
 
 
-def missing_parts(entry: Entry, folder: Path) -> list[Part]:
-    """The parts that are not there. Looks at names only; ``verify`` counts the images."""
-    return [part for part in entry.parts if not is_there(part, folder)]
+def missing_paths(entry: Entry, folder: Path) -> list[str]:
+    """What is not there. Looks at names only; ``verify`` counts the images."""
+    missing = []
+    for part in entry.parts:
+        if not is_there(part, folder):
+            absent = [path for path in part.paths if not is_filled(folder / path)]
+            missing += absent or [f"{part.paths[0]} in class folders"]
+    return missing
 
 
 def is_there(part: Part, folder: Path) -> bool:
@@ -73,23 +78,28 @@ def archive_or_file(source: Source, part: Part, folder: Path, report: Report) ->
         return
     if source.url.startswith("manual:"):
         raise FileNotFoundError(f"cannot be downloaded without an account, and is not in {folder}")
-    # Partial files of different sources must not be mixed.
-    downloads = folder / DOWNLOADS
-    path = downloads / hashlib.sha256(source.url.encode()).hexdigest()[:8] / source.file
-    if not path.exists():
-        report(f"downloading {source.url}{'' if source.digest else ' (no checksum is published)'}")
-        download(source.url, path)
+    path = download_path(source, folder)
     try:
+        if not path.exists():
+            report(f"downloading {source.url}{'' if source.digest else ' (no checksum is published)'}")
+            download(source.url, path)
         check_digest(path, source.digest)
         yield path
     except ValueError:
         path.unlink(missing_ok=True)
         raise
     finally:
-        if not path.exists() or is_there(part, folder):
-            shutil.rmtree(path.parent, ignore_errors=True)
-        if downloads.is_dir() and not os.listdir(downloads):
-            downloads.rmdir()
+        if is_there(part, folder):
+            for each in part.sources:
+                shutil.rmtree(download_path(each, folder).parent, ignore_errors=True)
+        for emptied in (path.parent, path.parent.parent):
+            if emptied.is_dir() and not os.listdir(emptied):
+                emptied.rmdir()
+
+
+def download_path(source: Source, folder: Path) -> Path:
+    """Where a download goes; each source has its own place, or partial files of different ones would be mixed."""
+    return folder / DOWNLOADS / hashlib.sha256(source.url.encode()).hexdigest()[:8] / source.file
 
 
 def find_file(source: Source, part: Part, folder: Path) -> Path | None:

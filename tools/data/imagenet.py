@@ -57,9 +57,9 @@ def unpack_train(archive: Path, part: Part, folder: Path, report: files.Report) 
     try:
         with tarfile.open(archive) as outer:
             for member in iter(outer.next, None):
-                wnid = member.name.removesuffix(".tar")
-                if re.fullmatch(r"n\d{8}", wnid) and wnid not in done:
-                    unpack_class(outer, member, train / wnid)
+                name = Path(member.name)
+                if member.isfile() and re.fullmatch(r"n\d{8}\.tar", name.name) and name.stem not in done:
+                    unpack_class(outer, member, train / name.stem)
     except tarfile.TarError as error:
         raise ValueError(f"{archive} cannot be unpacked: {error}") from error
 
@@ -78,14 +78,14 @@ def sort_val(folder: Path, val: Path, report: files.Report, dry_run: bool = Fals
     images = list_images(val) if val.is_dir() else []
     if not images:
         return
-    labels = val_labels(folder, report)
+    labels = val_labels(folder)
     unknown = [image for image in images if image not in labels]
     if unknown:
         what = f"{len(unknown)} images have no label, {unknown[0]} for one" if labels else f"{len(images)} images"
         raise ValueError(f"{val} holds images but not in class folders ({what}); {LABELS_ADVICE}")
     classes = sorted({labels[image] for image in images})
-    move = "would move" if dry_run else "moving"
-    report(f"{move} {len(images)} images of {val} into {len(classes)} class folders, {images[0]} into {classes[0]}")
+    move = f"{'would move' if dry_run else 'moving'} {len(images)} images into {len(classes)} class folders"
+    report(f"{val.resolve()}: {move}, {images[0]} into {labels[images[0]]}")
     if dry_run:
         return
     for wnid in classes:
@@ -94,20 +94,18 @@ def sort_val(folder: Path, val: Path, report: files.Report, dry_run: bool = Fals
         os.replace(val / image, val / labels[image] / image)
 
 
-def val_labels(folder: Path, report: files.Report) -> dict[str, str]:
+def val_labels(folder: Path) -> dict[str, str]:
     """WordNet id of each validation image, from whichever of the known files is there; empty if none is."""
-    archive = folder / f"{DEVKIT}.tar.gz"
-    if archive.is_file() and not (folder / DEVKIT).is_dir():
-        report(f"unpacking {archive}")
-        with files.scratch_folder(folder) as scratch:
-            unpack(archive, scratch, [DEVKIT])
-            files.move(scratch / DEVKIT, folder / DEVKIT)
     for place in (folder / DEVKIT / "data", folder / DEVKIT, folder / "data", folder):
         if (place / "ILSVRC2012_validation_ground_truth.txt").is_file() and (place / "meta.mat").is_file():
             return devkit_labels(place)
     for name, separator in (("LOC_val_solution.csv", ","), ("val.txt", " ")):
         if (folder / name).is_file():
             return listed_labels(folder / name, separator)
+    if (folder / f"{DEVKIT}.tar.gz").is_file():
+        with files.scratch_folder(folder) as scratch:
+            unpack(folder / f"{DEVKIT}.tar.gz", scratch, [DEVKIT])
+            return devkit_labels(scratch / DEVKIT / "data")
     return {}
 
 
