@@ -97,8 +97,12 @@ def architecture(model: str, tag: str) -> dict[str, object]:
     config = open_clip.get_model_config(model)
     vision, text = config["vision_cfg"], config["text_cfg"]
     foreign = {k for k in vision if k not in VISION_KEYS} | {k for k in text if k not in TEXT_KEYS}
-    if foreign or config.get("custom_text") or not isinstance(vision["layers"], int):
-        raise ValueError(f"open_clip's {model} is not a plain CLIP ViT ({', '.join(sorted(foreign)) or 'custom text'})")
+    if config.get("custom_text"):
+        foreign.add("custom_text")
+    if not isinstance(vision.get("layers", 0), int):
+        foreign.add(f"vision layers {vision['layers']}")
+    if foreign:
+        raise ValueError(f"open_clip's {model} is not a plain CLIP ViT ({', '.join(sorted(foreign))})")
     pretrained = open_clip.get_pretrained_cfg(model, tag) if tag else {}
     quick = config.get("quick_gelu", False) or pretrained.get("quick_gelu", False)
     return {

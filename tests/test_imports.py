@@ -1,0 +1,89 @@
+"""Rules of the code base that its syntax shows: which package imports which, and what nobody writes."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ALLOWED = {"clip": set(), "dassl": set(), "datasets": {"dassl"}, "trainers": {"clip", "dassl"}}
+OURS = {*ALLOWED, "train", "predict", "tools", "tests", "benchmarks"}
+RESTRICTED_LOADER = Path("dassl/utils/safe_load.py")
+SPEAKING = ("train.py", "predict.py", "dassl", "datasets", "trainers", "tools", "benchmarks")
+SOURCES = sorted(
+    path.relative_to(ROOT)
+    for top in OURS
+    for path in [*(ROOT / top).rglob("*.py"), ROOT / f"{top}.py"]
+    if path.is_file()
+)
+PRODUCT = [path for path in SOURCES if path.parts[0] != "tests"]
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Top-level names of absolute imports."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.split(".")[0]
+
+
+def places(path: Path, wanted: type[ast.AST]) -> Iterator[tuple[ast.AST, str]]:
+    return ((node, f"{path}:{node.lineno}") for node in ast.walk(tree(path)) if isinstance(node, wanted))
+
+
+def called(path: Path) -> Iterator[tuple[ast.Call, str, str]]:
+    """Calls, the name called (the last part of a dotted one), and where."""
+    for node, place in places(path, ast.Call):
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        yield node, name, place
+
+
+def test_all_packages_are_looked_at() -> None:
+    assert {path.parts[0] for path in SOURCES} >= {*ALLOWED, "tests", "train.py"}
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_imports_point_one_way(package: str) -> None:
+    for path in SOURCES:
+        if path.parts[0] == package:
+            wrong = (OURS & set(imported(path))) - ALLOWED[package] - {package}
+            assert not wrong, f"{path} imports {', '.join(wrong)}"
+
+
+def test_no_bare_except() -> None:
+    found = [place for path in SOURCES for node, place in places(path, ast.ExceptHandler) if node.type is None]
+    assert not found
+
+
+def test_no_cuda_and_half_calls() -> None:
+    """Devices and precisions are arguments; ``clip.weights.set_precision`` is the one place that halves a model."""
+    found = [place for path in PRODUCT for _, name, place in called(path) if name in ("cuda", "half")]
+    assert not found
+
+
+def test_print_only_where_people_look() -> None:
+    quiet = [path for path in PRODUCT if path.parts[0] not in SPEAKING]
+    assert quiet
+    assert not [place for path in quiet for _, name, place in called(path) if name == "print"]
+
+
+def test_torch_load_runs_no_code() -> None:
+    """Every ``torch.load`` says ``weights_only=True``, but in the loader with an unpickler of its own."""
+
+    def is_safe(call: ast.Call) -> bool:
+        return any(k.arg == "weights_only" and getattr(k.value, "value", None) is True for k in call.keywords)
+
+    calls = [(path, *found) for path in PRODUCT for found in called(path)]
+    loads = [(path, call, place) for path, call, _, place in calls if ast.unparse(call.func) == "torch.load"]
+    assert len(loads) > 1
+    assert not [place for path, call, place in loads if not is_safe(call) and path != RESTRICTED_LOADER]
