@@ -1,10 +1,8 @@
 """Loaders: a data set, its transforms, and batches of both."""
 
-import os
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import ToTensor, v2
 from yacs.config import CfgNode
 
+from dassl.data.cache import cache_in_ram, cpu_count
 from dassl.data.datasets import Datum, build_dataset
 from dassl.data.samplers import build_sampler
 from dassl.data.transforms import INTERPOLATION_MODES, build_transform
@@ -148,7 +147,7 @@ def build_data_loader(  # noqa: PLR0913 (the family's signature)
         raise ValueError(f"the {'training' if is_train else 'evaluation'} data set has no images")
     dataset = (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train)
     batches = -(-len(data_source) // batch_size)
-    workers = min(cfg.DATALOADER.NUM_WORKERS, _cpu_count(), batches)
+    workers = min(cfg.DATALOADER.NUM_WORKERS, cpu_count(), batches)
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -243,60 +242,3 @@ class DataManager:
         if self.cfg.DATALOADER.CACHE not in ("none", "ram"):
             raise ValueError(f'DATALOADER.CACHE must be "none" or "ram", but got "{self.cfg.DATALOADER.CACHE}"')
         return cache_in_ram(items, name) if self.cfg.DATALOADER.CACHE == "ram" else items
-
-
-class CachedDatum(Datum):
-    """A ``Datum`` whose decoded image is kept."""
-
-    def __init__(self, item: Datum, image: Image.Image) -> None:
-        super().__init__(item.impath, item.label, item.domain, item.classname)
-        self._image = image
-
-    def load(self) -> Image.Image:
-        return self._image
-
-
-def cache_in_ram(items: Sequence[Datum], name: str) -> Sequence[Datum]:
-    """The items with their images decoded, if four fifths of the free memory can hold them; else as they are.
-
-    Unreadable images are left to be found when they are used.
-    """
-    if not items:
-        return items
-    needed, free = _decoded_bytes(items), _free_memory()
-    size = f"{len(items):,} {name} images, {needed / 1e9:.2f} GB decoded"
-    if needed > 0.8 * free:
-        print(f"Not cached: {size}, with {free / 1e9:.2f} GB of memory free; reading them from disk")
-        return items
-    print(f"Caching {size}")
-    with ThreadPoolExecutor(_cpu_count()) as pool:
-        return list(pool.map(_decode, items))
-
-
-def _decode(item: Datum) -> Datum:
-    try:
-        return CachedDatum(item, item.load())
-    except BrokenImageError:
-        return item
-
-
-def _decoded_bytes(items: Sequence[Datum], sample: int = 64) -> int:
-    """Memory of all images, estimated from evenly spaced ones."""
-    step = max(1, len(items) // sample)
-    images = [cached.load().size for item in items[::step] if isinstance(cached := _decode(item), CachedDatum)]
-    return round(3 * sum(w * h for w, h in images) / max(1, len(images)) * len(items))
-
-
-def _free_memory() -> int:
-    """Bytes that can be had without swapping; half of the memory where the system does not tell."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            line = next(line for line in file if line.startswith("MemAvailable"))
-            return int(line.split()[1]) * 1024
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-
-
-def _cpu_count() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

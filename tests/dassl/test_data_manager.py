@@ -5,8 +5,9 @@ import torch
 from PIL import Image
 from torch.utils.data import RandomSampler, SequentialSampler
 
-from dassl.data import DataManager, DatasetWrapper, data_manager
-from dassl.data.data_manager import build_data_loader, cache_in_ram
+from dassl.data import DataManager, DatasetWrapper, cache, data_manager
+from dassl.data.cache import cache_in_ram
+from dassl.data.data_manager import build_data_loader
 from dassl.data.datasets import Datum
 from dassl.data.transforms import build_transform
 from dassl.utils import BrokenImageError, set_random_seed
@@ -73,7 +74,7 @@ class TestLoaders:
     @pytest.mark.parametrize("workers", [1, 2])
     def test_batches_do_not_depend_on_the_number_of_workers(self, workers, monkeypatch):
         """Also in a second epoch, whose workers are those of the first."""
-        monkeypatch.setattr(data_manager, "_cpu_count", lambda: 2)
+        monkeypatch.setattr(data_manager, "cpu_count", lambda: 2)
 
         def epochs(count: int) -> list[torch.Tensor]:
             cfg = toy_cfg("x", "DATALOADER.NUM_WORKERS", count, "INPUT.TRANSFORMS", ("randaugment2", "gaussian_noise"))
@@ -99,7 +100,7 @@ class TestLoaders:
         assert len(loader) == batches
 
     def test_no_more_workers_than_batches_and_cpus(self, monkeypatch):
-        monkeypatch.setattr(data_manager, "_cpu_count", lambda: 2)
+        monkeypatch.setattr(data_manager, "cpu_count", lambda: 2)
         cfg = toy_cfg("x", "DATALOADER.NUM_WORKERS", 8)
         assert build_data_loader(cfg, data_source=squares("t", 9), batch_size=4).num_workers == 2
         assert build_data_loader(cfg, data_source=squares("t", 1), batch_size=4).num_workers == 1
@@ -173,16 +174,16 @@ class TestRamCache:
         assert capsys.readouterr().out == "Caching 27 training images, 0.00 GB decoded\n"
 
     def test_too_little_memory_is_told(self, capsys, monkeypatch):
-        monkeypatch.setattr(data_manager, "_free_memory", lambda: 9000)
+        monkeypatch.setattr(cache, "_free_memory", lambda: 9000)
         items = squares("train", 9)
         assert cache_in_ram(items, "training") is items
         assert capsys.readouterr().out.startswith("Not cached: 27 training images, 0.00 GB decoded, with 0.00 GB")
 
     def test_size_estimate_and_broken_files(self, photos):
-        assert data_manager._decoded_bytes(photos) == 5 * 300
+        assert cache._decoded_bytes(photos) == 5 * 300
         with pytest.raises(BrokenImageError):
             cache_in_ram(photos, "training")[1].load()
-        assert data_manager._free_memory() > 1e6
+        assert cache._free_memory() > 1e6
 
     def test_it_is_chosen_by_name(self, capsys):
         dm = DataManager(toy_cfg("x", "DATALOADER.CACHE", "ram"))

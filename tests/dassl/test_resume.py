@@ -48,7 +48,7 @@ def state_of(trainer: Linear) -> list[torch.Tensor]:
     ],
 )
 def test_same_weights(tmp_path, monkeypatch, capsys, opts, epoch):
-    monkeypatch.setattr(data_manager, "_cpu_count", lambda: 2)
+    monkeypatch.setattr(data_manager, "cpu_count", lambda: 2)
     straight = run(tmp_path / "straight", *opts)
     interrupted(tmp_path / "cut", monkeypatch, epoch, *opts)
     assert (tmp_path / "cut" / "linear" / "model-last.pth.tar").exists() == (epoch > 0)
