@@ -1,27 +1,21 @@
 """``python -m tools.data`` against a server on this machine, hostile archives and miniatures of the real data sets."""
 
 import hashlib
-import io
 import json
-import shutil
 import sys
 import tarfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from scipy.io import savemat
 
 import datasets.verify
 from datasets.catalog import CATALOG, Entry, Part, Source
-from datasets.imagenet import clip_classnames
-from tests.datasets.layouts import MAKERS, WORDNET, make, make_all
-from tools.data import imagenet
+from tests.datasets.layouts import MAKERS, make, make_all
 from tools.data.__main__ import main, state
 
+from .archives import files_below, one_line, tar_of, zip_of
 from .server import Server, serving
 
 IMAGES = {f"2750/Forest/Forest_{i}.jpg": bytes([i]) * 5000 for i in range(3)}
@@ -33,30 +27,6 @@ def server() -> Iterator[Server]:
         yield running
 
 
-def tar_of(files: dict[str, bytes], *members: tarfile.TarInfo) -> bytes:
-    """An uncompressed tar archive of files, and of members without content."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-        for member in members:
-            tar.addfile(member)
-    return buffer.getvalue()
-
-
-def zip_of(files: dict[str, bytes], link: str = "") -> bytes:
-    """A zip archive of files, of which ``link`` is marked as a symbolic link."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as zipped:
-        for name, content in files.items():
-            member = zipfile.ZipInfo(name)
-            member.external_attr = (0o120777 if name == link else 0o100644) << 16
-            zipped.writestr(member, content)
-    return buffer.getvalue()
-
-
 def offer(monkeypatch: pytest.MonkeyPatch, *sources: Source, paths: tuple[str, ...] = ("2750",)) -> None:
     """Make EuroSAT a data set of one part that comes from ``sources``."""
     monkeypatch.setitem(CATALOG, "EuroSAT", Entry(0.1, "MIT", (Part(paths, sources),)))
@@ -64,17 +34,6 @@ def offer(monkeypatch: pytest.MonkeyPatch, *sources: Source, paths: tuple[str, .
 
 def md5(content: bytes) -> str:
     return f"md5:{hashlib.md5(content).hexdigest()}"
-
-
-def files_below(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def one_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """What was written to stderr, which must be one line."""
-    text = capsys.readouterr().err
-    assert text.count("\n") == 1, text
-    return text
 
 
 # Downloads
@@ -272,7 +231,7 @@ def test_archive_without_the_expected_folder(
 # The catalogue and the readers
 
 
-def test_catalogue_agrees_with_the_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_catalogue_agrees_with_the_readers(tmp_path: Path) -> None:
     assert set(CATALOG) == set(MAKERS)
     assert {state(name, tmp_path) for name in CATALOG} == {"absent"}
     make_all(tmp_path)
@@ -382,124 +341,3 @@ def test_bad_usage(command: list[str], capsys: pytest.CaptureFixture[str]) -> No
         main(command)
     assert exit_.value.code == 2
     assert "see --help" in one_line(capsys)
-
-
-# ImageNet
-
-
-@pytest.fixture
-def flat(tmp_path: Path) -> Path:
-    """ImageNet's folder, train as it should be, the validation images 1..15 in a heap; image i has class i mod 5."""
-    make("ImageNet", tmp_path)
-    val = tmp_path / "imagenet/images/val"
-    shutil.rmtree(val)
-    val.mkdir()
-    for i in range(1, 16):
-        (val / f"ILSVRC2012_val_{i:08d}.JPEG").write_bytes(bytes([i]))
-    return tmp_path / "imagenet"
-
-
-WNIDS = list(WORDNET)
-SORTED = {f"{WNIDS[i % 5]}/ILSVRC2012_val_{i:08d}.JPEG": bytes([i]) for i in range(1, 16)}
-
-
-def devkit_files() -> dict[str, bytes]:
-    """The devkit numbers the classes in an order of its own, here the reverse; a parent class follows them."""
-    rows = np.zeros((6, 1), dtype=[("ILSVRC2012_ID", object), ("WNID", object), ("num_children", object)])
-    rows[:, 0] = [(float(5 - i), wnid, 0.0) for i, wnid in enumerate(WNIDS)] + [(6.0, "n00001740", 5.0)]
-    buffer = io.BytesIO()
-    savemat(buffer, {"synsets": rows})
-    truth = "".join(f"{5 - i % 5}\n" for i in range(1, 16))
-    folder = "ILSVRC2012_devkit_t12/data"
-    return {
-        f"{folder}/meta.mat": buffer.getvalue(),
-        f"{folder}/ILSVRC2012_validation_ground_truth.txt": truth.encode(),
-    }
-
-
-def write_labels(folder: Path, kind: str) -> None:
-    positions = list(clip_classnames())
-    labels = {f"ILSVRC2012_val_{i:08d}": WNIDS[i % 5] for i in range(15, 0, -1)}
-    if kind == "devkit":
-        (folder / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(tar_of(devkit_files()))
-    elif kind == "kaggle":
-        lines = ["ImageId,PredictionString", *(f"{image},{wnid} 1 2 3 4 " for image, wnid in labels.items())]
-        (folder / "LOC_val_solution.csv").write_text("\n".join(lines))
-    elif kind == "wnids":
-        (folder / "val.txt").write_text("".join(f"{image}.JPEG {wnid}\n" for image, wnid in labels.items()))
-    else:
-        lines = [f"val/{image}.JPEG {positions.index(wnid)}\n" for image, wnid in labels.items()]
-        (folder / "val.txt").write_text("".join(lines))
-
-
-@pytest.mark.parametrize("kind", ["devkit", "kaggle", "wnids", "positions"])
-def test_flat_val_is_sorted(flat: Path, kind: str) -> None:
-    write_labels(flat, kind)
-    command = ["fetch", "ImageNet", "--root", str(flat.parent)]
-    assert state("ImageNet", flat.parent) == "partial: no images/val in class folders"
-    before = files_below(flat)
-    assert main([*command, "--dry-run"]) == 0
-    assert files_below(flat) == before
-    done = flat / "images/val" / WNIDS[1] / "ILSVRC2012_val_00000001.JPEG"  # of an interrupted call
-    done.parent.mkdir()
-    (flat / "images/val/ILSVRC2012_val_00000001.JPEG").rename(done)
-    for _ in range(2):
-        assert main(command) == 0
-        assert files_below(flat / "images/val") == SORTED
-    assert state("ImageNet", flat.parent) == "complete"
-
-
-def test_flat_val_without_labels(flat: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["fetch", "ImageNet", "--root", str(flat.parent)]
-    assert main(command) == 2
-    text = one_line(capsys)
-    assert "(15 images)" in text and "ILSVRC2012_devkit_t12.tar.gz" in text and "LOC_val_solution.csv" in text
-    (flat / "val.txt").write_text("ILSVRC2012_val_00000001.JPEG n01440764\n")
-    assert main(command) == 2
-    assert "14 images have no label, ILSVRC2012_val_00000002.JPEG for one" in one_line(capsys)
-    (flat / "val.txt").write_text("ILSVRC2012_val_00000001.JPEG n01440764\nILSVRC2012_val_00000002.JPEG 1000\n")
-    assert main(command) == 2
-    assert "val.txt, line 2" in one_line(capsys)
-    assert len(list((flat / "images/val").glob("*.JPEG"))) == 15
-
-
-def test_imagenet_from_its_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train, val = CATALOG["ImageNet"].parts
-    parts = tuple(p._replace(sources=(p.sources[0]._replace(digest=""),)) for p in (train, val))
-    monkeypatch.setitem(CATALOG, "ImageNet", CATALOG["ImageNet"]._replace(parts=parts))
-    folder = tmp_path / "imagenet"
-    folder.mkdir()
-    classes = {f"{wnid}.tar": tar_of({f"{wnid}_{i}.JPEG": wnid.encode() for i in range(2)}) for wnid in WNIDS}
-    (folder / "ILSVRC2012_img_train.tar").write_bytes(tar_of(classes))
-    heap = {name.split("/")[1]: content for name, content in SORTED.items()}
-    (folder / "ILSVRC2012_img_val.tar").write_bytes(tar_of(heap))
-    write_labels(folder, "devkit")
-    (folder / "images/train" / WNIDS[0]).mkdir(parents=True)  # there already, and not touched
-    assert main(["fetch", "ImageNet", "--root", str(tmp_path)]) == 0
-    expected = {f"{wnid}/{wnid}_{i}.JPEG": wnid.encode() for wnid in WNIDS[1:] for i in range(2)}
-    assert files_below(folder / "images/train") == expected
-    assert files_below(folder / "images/val") == SORTED
-
-
-def test_imagenet_without_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fetch", "ImageNet", "--root", str(tmp_path)]) == 2
-    text = one_line(capsys)
-    assert "could not get images/train, images/val" in text and "free account at https://image-net.org" in text
-
-
-def test_classnames_are_those_of_clip(tmp_path: Path) -> None:
-    for wnid in clip_classnames():
-        (tmp_path / "train" / wnid).mkdir(parents=True)
-    imagenet.write_classnames(tmp_path, tmp_path / "train", print)
-    lines = (tmp_path / "classnames.txt").read_text().splitlines()
-    assert lines[:3] == ["n01440764 tench", "n01443537 goldfish", "n01484850 great white shark"]
-    names = "\n".join(line.split(" ", 1)[1] for line in lines)
-    expected = "571ae1c583b4be7da87519494c52bf405a46af05d5815627c7a0dee997068b60"
-    assert hashlib.sha256(names.encode()).hexdigest() == expected
-
-
-def test_classnames_are_not_written_for_other_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "train/n01440764").mkdir(parents=True)
-    imagenet.write_classnames(tmp_path, tmp_path / "train", print)
-    assert "are not ImageNet's 1000 classes" in capsys.readouterr().out
-    assert not (tmp_path / "classnames.txt").exists()
