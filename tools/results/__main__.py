@@ -19,10 +19,12 @@ from pathlib import Path
 from dassl.utils import atomic_write
 
 from . import plots, seeds
+from .comparison import with_other_methods
 from .per_class import per_class_grids
+from .protocols import build
 from .render import FORMATS, LEGEND, Grid, command_grids, paper_grid, record_grid, render
 from .runs import Run, read_runs
-from .tables import Table, build, with_other_methods
+from .tables import Table
 
 TABLES = ("base2new", "fewshot", "xd", "dg", "pretrain")
 ENDINGS = {".csv": "csv", ".json": "json", ".md": "markdown", ".tex": "latex"}

@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 
 from dassl.utils import atomic_write
 
+from .protocols import build
 from .render import Grid
 from .runs import Run
-from .tables import AVERAGE, ORDER, Table, build
+from .tables import AVERAGE, ORDER, Table
 
 # What a curve runs over: config keys, the first that a run has counts. Any other config key can be named as well.
 AXES = {
@@ -56,14 +57,20 @@ def radar(tables: list[Table]) -> Figure:
 
 
 def _radar(table: Table, datasets: list[str], column: str) -> Figure:
+    """Every axis ends at its best method, whose value stands beside it; all axes have the same unit."""
     figure, axes = plt.subplots(figsize=(6, 6), subplot_kw={"polar": True})
     angles = [2 * math.pi * place / len(datasets) for place in range(len(datasets))]
+    best = [max(row[name, column].value for row in table.rows.values() if (name, column) in row) for name in datasets]
     for method, row in table.rows.items():
         values = [row[name, column].value if (name, column) in row else math.nan for name in datasets]
-        axes.plot([*angles, angles[0]], [*values, values[0]], marker="o", markersize=3, label=method)
-    axes.set_xticks(angles, datasets)
-    axes.set_title(f"{table.title}: {column} (%)")
-    axes.legend(loc="lower right", bbox_to_anchor=(1.2, -0.1))
+        behind = [value - largest for value, largest in zip(values, best)]
+        axes.plot([*angles, angles[0]], [*behind, behind[0]], marker="o", markersize=3, label=method)
+    low, _ = axes.get_ylim()
+    axes.set_ylim(min(low * 1.2, -1), 0)
+    axes.set_xticks(angles, [f"{name}\n{value:.1f}" for name, value in zip(datasets, best)])
+    axes.tick_params(axis="x", pad=14)
+    axes.set_title(f"{table.title}\n{column} (%), in points behind the best", pad=20)
+    axes.legend(loc="lower right", bbox_to_anchor=(1.25, -0.12))
     return figure
 
 
@@ -80,12 +87,16 @@ def curves(runs: list[Run], axis: str, protocols: list[str] | None = None) -> Fi
     if not found[protocol]:
         raise ValueError(f'no run has a number "{axis}" in its config; choose {", ".join(AXES)} or another config key')
     panels: dict[str, dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
+    several = len({run.backbone for run in runs}) > 1
     for value, one in tables.items():
         for table in (table for table in one if table.protocol == protocol):
+            suffix = f", {table.backbone}" if several else ""
             for dataset, method, point in _points(table, value, axis):
-                panels[dataset][method].append(point)
+                panels[dataset][method + suffix].append(point)
     order = sorted(panels, key=lambda name: (name == AVERAGE, ORDER.get(name, 100), name))
-    return _panels({name: panels[name] for name in order}, axis, _draw_curve)
+    figure = _panels({name: panels[name] for name in order}, axis, _draw_curve)
+    figure.supylabel(f"{COLUMN.get(protocol, 'accuracy')} (%)")
+    return figure
 
 
 def axis_value(run: Run, axis: str) -> float | None:
@@ -98,13 +109,13 @@ def axis_value(run: Run, axis: str) -> float | None:
 
 
 def _points(table: Table, x: float, axis: str) -> Iterator[tuple[str, str, Point]]:
-    """(data set, line's name, point) of every result; papers' values only over shots, where theirs has the same."""
+    """(data set, method, point) of every result; papers' values only over shots, where theirs has the same."""
     for method, row in table.rows.items():
         for (dataset, column), result in row.items():
             if table.protocol != "base2new" or column == COLUMN["base2new"]:
                 printed = result.published.value if result.published and axis == "shots" else math.nan
                 point = (x, result.sample.mean, result.sample.half_width or 0.0, printed)
-                yield dataset, f"{method}, {table.backbone}", point
+                yield dataset, method, point
 
 
 def _draw_curve(axes: Axes, name: str, points: list[Point]) -> None:

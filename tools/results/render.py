@@ -21,7 +21,19 @@ LEGEND = (
     "below: our interval has the published value inside or lies above or below it; -: unknown, or one seed only. "
     "(n): an average over n data sets only, fewer than another method's."
 )
-_LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "±": r"$\pm$", "^": r"\^{}", "~": r"\~{}"}
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "_": r"\_",
+    "#": r"\#",
+    "$": r"\$",
+    "±": r"$\pm$",
+    "^": r"\^{}",
+    "~": r"\~{}",
+}
 
 
 @dataclass

@@ -75,7 +75,7 @@ class Run:
 
 
 def warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {' '.join(message.split())}", file=sys.stderr)
 
 
 def read_runs(paths: Iterable[Path]) -> list[Run]:
@@ -101,8 +101,8 @@ def _read_run(folder: Path, root: Path) -> Run | None:
     try:
         metrics = read_json(str(folder / "metrics.json"))
         results = metrics["results"].get("test")
-        if results is None:
-            return warn(f"{folder} has no result on the test split (status: {metrics.get('status')}); left out")
+        if results is None or metrics.get("status") == "running":
+            return warn(f"{folder} is left out: not finished, or not evaluated on the test split")
         return _make_run(folder, root, metrics, results)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         return warn(f'"{folder / "metrics.json"}" is broken and left out: {type(error).__name__}: {error}')
@@ -174,7 +174,7 @@ def _link(runs: dict[Path, Run]) -> Iterator[Run]:
     for run in runs.values():
         if not run.eval_only or run.zero_shot:
             yield run
-        elif origin := runs.get(Path(run.model_dir).resolve()) or _origin_by_layout(run, trained):
+        elif origin := (run.model_dir and runs.get(Path(run.model_dir).resolve())) or _origin_by_layout(run, trained):
             yield replace(
                 run,
                 setting=origin.setting,
