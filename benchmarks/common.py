@@ -1,4 +1,4 @@
-"""What the benchmarks share: ViT-B/16 with seeded random weights, methods, the naive step beside ours, timing, tables."""
+"""What the benchmarks share: ViT-B/16 with seeded random weights, methods, the naive step beside ours, timing."""
 
 from __future__ import annotations
 

@@ -6,8 +6,9 @@ Under a causal mask a row depends on earlier rows only. Hence (numbers agree wit
 2. the rows that all texts begin with (SOS, context, fixed words) are the same in every layer: they run once as the
    *prefix*, and the texts' own rows, the *suffixes*, attend to the prefix's keys and values;
 3. of the last layer only the EOS rows are computed;
-4. suffixes are packed row behind row, sorted by length: linear layers see one (R, D) matrix without padding, and a
-   *bucket* of c suffixes of s rows is a (c, s, D) view of it for attention;
+4. suffixes are packed row behind row, sorted by length: linear layers see one (R, D) matrix, and a *bucket* of c
+   suffixes of s rows is a (c, s, D) view of it for attention. A bucket takes in shorter suffixes, filled up with rows
+   behind their EOS, only where that costs less than another bucket;
 5. with a memory budget the suffixes run in chunks that are recomputed in the backward pass.
 
 Letters: C texts, G = 1 or B (a context per image), p prefix rows, R suffix rows, P context tokens, D width.
@@ -25,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .packing import Chunk, Layout, Rows, make_layout
 from .prompts import PromptPlan, raw_first_layer, write_slots
 from .simple_tokenizer import tokenizer
 
@@ -110,11 +112,11 @@ class Texts:
         index = index.cpu()
         return Texts(self.ids[index], self.lengths[index])
 
-    def layout(self, device: torch.device, own_context: bool, max_rows: int | None) -> Layout:
+    def layout(self, device: torch.device, own_context: bool, max_rows: int | None, bucket_cost: float) -> Layout:
         """How to pack these texts; kept, so that a class list is laid out once."""
-        key = (device, own_context, max_rows)
+        key = (device, own_context, max_rows, bucket_cost)
         if key not in self._layouts:
-            self._layouts[key] = make_layout(self, *key)
+            self._layouts[key] = make_layout(self.ids, self.lengths, *key)
         return self._layouts[key]
 
 
@@ -123,87 +125,6 @@ def checked_ids(text: str, limit: int) -> list[int]:
     if len(ids) > limit:
         raise RuntimeError(f"Input {text!r} is too long for context length {limit} ({len(ids)} tokens)")
     return ids
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A run of token rows: ids and positions (R,); ``slots`` index the context rows, ``context`` says which vector."""
-
-    ids: Tensor
-    positions: Tensor
-    slots: Tensor
-    context: tuple[Tensor, ...]  # (slot,) or, for one context per class, (class, slot)
-
-    @classmethod
-    def make(cls, ids: Tensor, positions: Tensor, classes: Tensor | None, device: torch.device) -> Rows:
-        slots = (ids < 0).nonzero()[:, 0]
-        context = (-1 - ids[slots],) if classes is None else (classes[slots], -1 - ids[slots])
-        to = lambda t: t.to(device, non_blocking=True)  # noqa: E731
-        return cls(to(ids.clamp(min=0)), to(positions), to(slots), tuple(map(to, context)))
-
-
-@dataclass(frozen=True)
-class Chunk:
-    rows: Rows
-    buckets: tuple[tuple[int, int], ...]  # (texts, rows each), in packing order
-    eos: Tensor  # (texts,) row of each text's EOS
-
-
-@dataclass(frozen=True)
-class Layout:
-    prefix: Rows
-    chunks: tuple[Chunk, ...]
-    order: Tensor  # (C,) where text i stands among the packed ones
-
-
-def make_layout(texts: Texts, device: torch.device, own_context: bool, max_rows: int | None) -> Layout:
-    """Split off the common prefix, sort suffixes by length, cut into chunks of at most ``max_rows`` rows."""
-    ids, lengths = texts.ids, texts.lengths
-    common = (ids == ids[0]).all(dim=0)
-    if own_context:
-        common &= ids[0] >= 0
-    p = min(int(common.cumprod(0).sum()), int(lengths.min()) - 1)
-    suffix_lengths = lengths - p
-    by_length = suffix_lengths.argsort(stable=True)
-    sizes, counts = suffix_lengths.unique(return_counts=True)  # sorted, as by_length is
-    chunks, done = [], 0
-    for buckets in split_buckets(list(zip(counts.tolist(), sizes.tolist())), max_rows):
-        members = by_length[done : done + sum(c for c, _ in buckets)]
-        done += len(members)
-        chunks.append(make_chunk(ids, members, buckets, p, device, own_context))
-    order = torch.empty_like(by_length)
-    order[by_length] = torch.arange(len(by_length))
-    prefix = Rows.make(ids[0, :p], torch.arange(p), None, device)
-    return Layout(prefix, tuple(chunks), order.to(device))
-
-
-def make_chunk(
-    ids: Tensor, members: Tensor, buckets: list[tuple[int, int]], p: int, device: torch.device, own_context: bool
-) -> Chunk:
-    lengths = torch.cat([torch.full((c,), s) for c, s in buckets])
-    ends = lengths.cumsum(0)
-    classes = members.repeat_interleave(lengths)
-    positions = p + torch.arange(len(classes)) - (ends - lengths).repeat_interleave(lengths)
-    rows = Rows.make(ids[classes, positions], positions, classes if own_context else None, device)
-    return Chunk(rows, tuple(buckets), (ends - 1).to(device))
-
-
-def split_buckets(buckets: list[tuple[int, int]], max_rows: int | None) -> list[list[tuple[int, int]]]:
-    """Cut (count, size) buckets into runs of at most ``max_rows`` rows, but at least one text each."""
-    if max_rows is None:
-        return [buckets]
-    runs, run, room = [], [], max_rows
-    for count, size in buckets:
-        while count:
-            take = min(count, max(room // size, 0 if run else 1))
-            if take == 0:
-                runs.append(run)
-                run, room = [], max_rows
-                continue
-            run.append((take, size))
-            room -= take * size
-            count -= take
-    return [*runs, run] if run else runs
 
 
 def encode_rows(model: CLIP, texts: Texts, plan: PromptPlan | None, memory_gb: float | None) -> Tensor:
@@ -215,7 +136,8 @@ def encode_rows(model: CLIP, texts: Texts, plan: PromptPlan | None, memory_gb: f
     groups = len(context) if per_image else 1
     max_rows = None if memory_gb is None else rows_within(memory_gb, model, groups)
     own_context = context is not None and context.dim() == 3
-    layout = texts.layout(model.positional_embedding.device, own_context, max_rows)
+    device = model.positional_embedding.device
+    layout = texts.layout(device, own_context, max_rows, bucket_cost(model, device))
     prefix = [keys_values.expand(groups, -1, -1) for keys_values in encode_prefix(model, layout.prefix, plan)]
 
     def run(chunk: Chunk, *prefix: Tensor) -> Tensor:
@@ -263,30 +185,41 @@ def encode_suffixes(model: CLIP, chunk: Chunk, context: Tensor | None, prefix: S
     x = embed(model, chunk.rows, context)
     for i, (block, keys_values) in enumerate(zip(model.transformer.resblocks, prefix)):
         last = i + 1 == model.transformer.layers
-        attended = attend(block.attn, block.project(x), keys_values, chunk.buckets, last)
+        attended = attend(block.attn, block.project(x), keys_values, chunk, last)
         x = block.finish(x[:, chunk.eos] if last else x, attended)
     return x
 
 
-def attend(attn: Attention, qkv: Tensor, prefix: Tensor, buckets: Sequence[tuple[int, int]], last: bool) -> Tensor:
+def attend(attn: Attention, qkv: Tensor, prefix: Tensor, chunk: Chunk, last: bool) -> Tensor:
     """Causal attention of every suffix to the prefix and itself.
 
     qkv: (1 or G, R, 3 D) of the suffixes. prefix: (G, p, 2 D) keys and values. Returns (G, R, D); with ``last`` only
     the EOS rows, (G, texts, D).
     """
-    groups, p, _ = prefix.shape
-    out, done = [], 0
-    for count, size in buckets:
-        rows = qkv[:, done : done + count * size].expand(groups, -1, -1).unflatten(1, (count, size))
-        done += count * size
-        query, own = rows.split([prefix.shape[-1] // 2, prefix.shape[-1]], dim=-1)
-        seen = torch.cat([prefix[:, None].expand(-1, count, -1, -1), own], dim=2).flatten(0, 1)
-        query = (query[:, :, -1:] if last else query).flatten(0, 1)
-        mask = None if query.shape[1] == 1 else torch.ones(size, p + size, dtype=torch.bool, device=qkv.device).tril(p)
-        key, value = (attn.split_heads(x) for x in seen.chunk(2, dim=-1))
+    groups, width = len(prefix), prefix.shape[2] // 2
+    queries, own = qkv.expand(groups, -1, -1).split([width, 2 * width], dim=-1)
+    queries = queries[:, chunk.eos] if last else queries
+    out, asked, seen = [], 0, 0
+    for bucket in chunk.buckets:
+        count, size = bucket.count, bucket.size
+        rows = 1 if last else size
+        query = queries[:, asked : asked + count * rows].unflatten(1, (count, rows)).flatten(0, 1)
+        ours = own[:, seen : seen + count * size].unflatten(1, (count, size))
+        keys_values = torch.cat([prefix[:, None].expand(-1, count, -1, -1), ours], dim=2).flatten(0, 1)
+        asked, seen = asked + count * rows, seen + count * size
+        mask = bucket.eos_mask if last else bucket.mask
+        if last and mask is not None and groups > 1:
+            mask = mask.repeat(groups, 1, 1, 1)
+        key, value = (attn.split_heads(x) for x in keys_values.chunk(2, dim=-1))
         attended = F.scaled_dot_product_attention(attn.split_heads(query), key, value, attn_mask=mask)
-        out.append(attended.transpose(1, 2).reshape(groups, -1, prefix.shape[-1] // 2))
+        out.append(attended.transpose(1, 2).reshape(groups, -1, width))
     return attn.out_proj(torch.cat(out, dim=1))
+
+
+def bucket_cost(model: CLIP, device: torch.device) -> float:
+    """Rows whose linear layers, 24 D^2 operations a row, take as long as launching one more bucket's attention."""
+    operations = {"cpu": 5e6, "cuda": 5e9}.get(device.type, 5e9)  # in about 0.1 ms, about 50 us
+    return operations / (24 * model.transformer.width**2)
 
 
 def rows_within(memory_gb: float, model: CLIP, groups: int) -> int:

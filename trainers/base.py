@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +102,7 @@ class PromptTrainer(TrainerX):
         return PromptedCLIP(clip, learner, self.wording, self.classnames, self.cfg.MODEL.TEXT_MEMORY_GB).to(self.device)
 
     @classmethod
-    def without_data(cls, cfg: CfgNode, classnames: Sequence[str]) -> Self:
+    def without_data(cls, cfg: CfgNode, classnames: Sequence[str]) -> PromptTrainer:
         """A trainer for prediction only: ``model`` classifies into ``classnames``, ``load_model`` loads its prompts."""
         trainer = cls.__new__(cls)
         TrainerBase.__init__(trainer)

@@ -42,7 +42,7 @@ def build_teacher(trainer: PromptTrainer, options: CfgNode) -> Teacher:
     else:
         clip = load_clip(options.BACKBONE, options.PATH, trainer.options.PREC).to(trainer.device)
     if options.TEMPLATES == "ensemble":
-        templates = dataset.templates
+        templates = dataset.templates or [dataset.template]
     elif options.TEMPLATES == "dataset":
         templates = [dataset.template]
     elif "{}" in options.TEMPLATES:

@@ -71,4 +71,4 @@ class ZeroshotCLIP2(ZeroshotCLIP):
 
     @property
     def templates(self) -> Sequence[str]:
-        return self.dm.dataset.templates
+        return self.dm.dataset.templates or super().templates

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 import clip
 from benchmarks import naive
 from clip.model import CLIP
+from clip.packing import merge_buckets
 from clip.prompts import PromptPlan
 from clip.simple_tokenizer import tokenizer
 from clip.text import CLASS_TOKEN_POSITIONS, Texts, rows_within
@@ -150,15 +152,45 @@ def test_select_takes_classes_in_any_order_and_repeated(model: CLIP) -> None:
 def test_memory_budget_bounds_the_rows_of_a_chunk_and_counts_images(model: CLIP) -> None:
     texts = Texts.from_names([" ".join(WORDS[i % 10] for _ in range(1 + i % 7)) for i in range(50)], num_ctx=4)
     for rows in (9, 10, 33, 1000):
-        chunks = texts.layout(torch.device("cpu"), False, rows).chunks
+        chunks = texts.layout(torch.device("cpu"), False, rows, 0).chunks
         sizes = [len(chunk.rows.ids) for chunk in chunks]
         assert max(sizes) <= rows
         assert sum(sizes) == int((texts.lengths - 5).sum())
-    assert [len(chunk.buckets) > 0 for chunk in texts.layout(torch.device("cpu"), False, 1).chunks] == [True] * 50
+    assert [len(chunk.buckets) > 0 for chunk in texts.layout(torch.device("cpu"), False, 1, 0).chunks] == [True] * 50
     assert rows_within(rows_of(100, model), model, 1) == 100
     assert rows_within(rows_of(100, model), model, 4) == 25
     with torch.no_grad():
         assert rows_within(rows_of(100, model), model, 1) == 100 * LAYERS
+
+
+@pytest.mark.parametrize("cost", [0.0, 3.0, 1e9])
+@pytest.mark.parametrize("memory_rows", [None, 7])
+def test_filled_buckets_give_the_same_features(
+    model: CLIP, monkeypatch: pytest.MonkeyPatch, cost: float, memory_rows: int | None
+) -> None:
+    """Rows behind EOS are never seen, whatever a bucket takes in; also with one context per image."""
+    monkeypatch.setattr("clip.text.bucket_cost", lambda *_: cost)
+    texts = Texts.from_names([" ".join(WORDS[i % 10] for _ in range(1 + i % 6)) for i in range(9)], num_ctx=2)
+    memory = None if memory_rows is None else rows_of(memory_rows, model)
+    for shape in ((2,), (3, 1, 2)):
+        plan = PromptPlan(prompt_rows(*shape, TEXT_WIDTH))
+        expected = naive.encode_text(model, naive.padded_ids(texts), plan)
+        assert difference(model.encode_text(texts, plan, memory), expected) < 1e-9
+
+
+def test_merged_buckets_are_the_cheapest() -> None:
+    """Against all ways to cut the sorted sizes."""
+    buckets = [(5, 1), (1, 2), (7, 4), (2, 9)]
+    for cost in (0.0, 2.0, 8.0, 100.0):
+        totals = []
+        for cuts in product([False, True], repeat=3):
+            ends = [i for i, cut in enumerate([*cuts, True]) if cut]
+            begins = [0, *(e + 1 for e in ends[:-1])]
+            filling = sum(c * (buckets[e][1] - s) for b, e in zip(begins, ends) for c, s in buckets[b : e + 1])
+            totals.append(filling + cost * len(ends))
+        merged = merge_buckets(buckets, cost)
+        rows = sum(count * size for count, size in merged) - sum(count * size for count, size in buckets)
+        assert rows + cost * len(merged) == min(totals)
 
 
 def words_of(texts: Texts) -> list[list[str]]:
