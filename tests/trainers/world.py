@@ -11,8 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dassl.config import CfgNode, get_cfg_default
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+from dassl.data.datasets import DATASET_REGISTRY, Datum
 from dassl.engine import TRAINER_REGISTRY, build_trainer
+from datasets.base import ImageDataset
+from datasets.splits import Item, Split
 from tests.clip.small import SIZE, small_clip
 from trainers import add_options
 from trainers.base import PromptTrainer
@@ -47,20 +49,24 @@ class Swatch(Datum):
         return image
 
 
-def swatches(split: str, count: int) -> list[Datum]:
-    return [Swatch(f"{split}/{c}/{i}", c, 0, name) for c, name in enumerate(CLASSNAMES) for i in range(count)]
+def swatches(split: str, count: int) -> list[Item]:
+    return [Item(f"{split}/{c}/{i}", c, name) for c, name in enumerate(CLASSNAMES) for i in range(count)]
 
 
 @DATASET_REGISTRY.register()
-class Swatches(DatasetBase):
+class Swatches(ImageDataset):
+    """Four training, one validation and two test images a class."""
+
     template = "a swatch of {}."
 
     def __init__(self, cfg: CfgNode) -> None:
-        train = self.generate_fewshot_dataset(swatches("train", 4), num_shots=cfg.DATASET.NUM_SHOTS)
-        lists = self.subsample_classes(
-            train, swatches("val", 1), swatches("test", 2), subsample=cfg.DATASET.SUBSAMPLE_CLASSES
-        )
-        super().__init__(train_x=lists[0], val=lists[1], test=lists[2])
+        split = Split(swatches("train", 4), swatches("val", 1), swatches("test", 2))
+        if cfg.DATASET.NUM_SHOTS >= 1:
+            split = Split(*self.draw_fewshot(split, cfg.DATASET.NUM_SHOTS, cfg.SEED), split.test)
+        super().__init__(cfg, Path("Swatches"), split)
+
+    def _datum(self, item: Item) -> Datum:
+        return Swatch(item.path, item.label, 0, item.classname)
 
 
 def save_clip(folder: Path, name: str = "small", **changes: object) -> str:

@@ -1,0 +1,130 @@
+"""Candidate classes (POMP) and distillation (RPP)."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dassl.config import CfgNode
+from trainers.losses import candidates, distillation
+
+from . import plain
+from .world import CLASSNAMES, Make, batch
+
+
+def sampling(number: int, correct: bool = True, log: str = "ln") -> CfgNode:
+    return CfgNode({"UPDATE_CLASS_NUM": number, "LOCAL_CORRECTION": correct, "CORRECTION_LOG": log})
+
+
+@given(st.integers(2, 12).flatmap(lambda n: st.tuples(st.just(n), st.integers(2, n + 1), st.integers(0, 99))))
+def test_candidates_are_the_own_class_and_distinct_others(case: tuple[int, int, int]) -> None:
+    num_classes, number, seed = case
+    torch.manual_seed(seed)
+    label = torch.randint(num_classes, (5,))
+    chosen = candidates(sampling(number), label, num_classes)
+    drawn = chosen.classes[chosen.sampled]
+    assert len(drawn) == len(drawn.unique()) == number - 1
+    assert torch.equal(chosen.classes, torch.cat([label, drawn]).unique())
+    assert torch.equal(chosen.classes[chosen.own], label)
+    assert torch.equal(chosen.own_again, drawn == label[:, None])
+    assert not chosen.target.any()
+
+
+def test_every_class_is_drawn_equally_often() -> None:
+    torch.manual_seed(0)
+    counts = torch.zeros(6)
+    for _ in range(1200):
+        chosen = candidates(sampling(3), torch.tensor([0]), 6)
+        counts[chosen.classes[chosen.sampled]] += 1
+    assert (counts / 400 - 1).abs().max() < 0.15  # 400 of each expected, standard deviation 16
+
+
+@pytest.mark.parametrize("label", [0, 2])
+@pytest.mark.parametrize("drawn", [1, 2, 3])
+def test_natural_correction_estimates_the_full_softmax(label: int, drawn: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all draws that leave a negative, the corrected sum of exp z_j averages to that over all negatives."""
+    logits = torch.randn(1, 4, dtype=torch.float64)
+    full = logits[0].exp().sum() - logits[0, label].exp()
+    sums = {False: [], True: []}
+    for picked in combinations(range(4), drawn):
+        monkeypatch.setattr(torch, "randperm", lambda n, picked=picked: torch.tensor(picked))
+        chosen = candidates(sampling(drawn + 1), torch.tensor([label]), 4)
+        corrected = chosen.columns(logits[:, chosen.classes]) + chosen.correction
+        if set(picked) != {label}:
+            sums[label in picked].append(corrected[0, 1:].exp().sum())
+    for estimates in filter(None, sums.values()):
+        assert torch.isclose(torch.stack(estimates).mean(), full, rtol=1e-6)
+
+
+def test_published_correction_is_the_natural_one_over_ln_10() -> None:
+    label = torch.tensor([0, 4])
+    torch.manual_seed(1)
+    published = candidates(sampling(4, log="log10"), label, 6).correction
+    torch.manual_seed(1)
+    natural = candidates(sampling(4), label, 6).correction
+    assert torch.allclose(published * torch.log(torch.tensor(10.0)), natural)
+    assert not published[:, 0].any() and (published[:, 1:] > 0).all()
+
+
+@pytest.mark.parametrize("correct", [False, True])
+def test_pomp_with_every_class_is_coop(correct: bool, make: Make) -> None:
+    """K = N + 1 draws all; the correction is zero then."""
+    number = len(CLASSNAMES) + 1
+    pomp = make("POMP", {"UPDATE_CLASS_NUM": number, "N_CTX": 3, "LOCAL_CORRECTION": correct})
+    coop = make("CoOp", {"N_CTX": 3})
+    pomp.model.learner.load_state_dict(coop.model.learner.state_dict())
+    found, expected = (trainer.compute_loss(*batch())["ce_loss"] for trainer in (pomp, coop))
+    assert torch.isclose(found, expected, rtol=1e-6)
+    all_of_them = candidates(sampling(number), torch.tensor([0, 3]), len(CLASSNAMES))
+    assert torch.allclose(all_of_them.correction, torch.zeros(2, number), atol=1e-7)
+
+
+def test_pomp_without_sampling_is_coop(make: Make) -> None:
+    pomp, coop = make("POMP", {"EPT": False, "N_CTX": 3}), make("CoOp", {"N_CTX": 3})
+    pomp.model.learner.load_state_dict(coop.model.learner.state_dict())
+    found, expected = (trainer.compute_loss(*batch())["ce_loss"] for trainer in (pomp, coop))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("method", ["POMP", "RPP"])
+@pytest.mark.parametrize("number", [1, len(CLASSNAMES) + 2])
+def test_impossible_numbers_of_candidates(method: str, number: int, make: Make) -> None:
+    with pytest.raises(ValueError, match=f"UPDATE_CLASS_NUM must be 0 or from 2 to 7 .* but is {number}"):
+        make(method, {"UPDATE_CLASS_NUM": number}).compute_loss(*batch())
+
+
+@pytest.mark.parametrize("setting", [{"CORRECTION_LOG": "log2"}, {"NEG_SAMPLING_MODE": "hard"}])
+def test_options_of_pomp_are_checked(setting: dict, make: Make) -> None:
+    with pytest.raises(ValueError, match="must be one of"):
+        make("POMP", setting)
+
+
+def test_only_the_candidates_are_encoded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, counts = make("POMP", {"UPDATE_CLASS_NUM": 3}), []
+    encode = type(trainer.model.clip).encode_text
+    monkeypatch.setattr(
+        type(trainer.model.clip), "encode_text", lambda *args: counts.append(len(args[1])) or encode(*args)
+    )
+    trainer.compute_loss(batch()[0], torch.tensor([1, 1, 1, 1, 1]))
+    assert counts in ([2], [3])  # the label's class, and the drawn ones besides it
+
+
+@given(st.floats(0.3, 5.0), st.integers(2, 9), st.integers(0, 50))
+def test_distillation_is_a_divergence(temperature: float, classes: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    student, teacher = torch.randn(2, 4, classes, dtype=torch.float64) * 5
+    value = distillation(student, teacher, temperature)
+    assert torch.isclose(value, plain.kl_divergence(teacher, student, temperature), rtol=1e-9)
+    assert value > 0
+    assert distillation(teacher + 3, teacher, temperature).abs() < 1e-12  # the softmax does not see a shift
+
+
+def test_distillation_ignores_masked_columns() -> None:
+    student, teacher = torch.randn(2, 3, 5)
+    mask = torch.full((3, 1), -1e6)
+    masked = [torch.cat([logits, mask], dim=1) for logits in (student, teacher)]
+    assert torch.isclose(distillation(*masked, 2.0), distillation(student, teacher, 2.0))

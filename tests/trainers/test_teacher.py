@@ -1,0 +1,84 @@
+"""The frozen teacher: its features, templates, resolution; nothing is learned through it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clip.clip import load_model
+from tests.clip.small import difference
+
+from . import plain
+from .world import CLASSNAMES, Make, Swatches, batch, save_clip
+
+SEVEN = [
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+]
+TEMPLATES = {
+    "a photo of a {}.": ["a photo of a {}."],
+    "dataset": [Swatches.template],
+    "ensemble": [*SEVEN, Swatches.template],
+}
+
+
+@pytest.mark.parametrize(("option", "templates"), TEMPLATES.items())
+def test_templates(option: str, templates: list[str], make: Make) -> None:
+    trainer = make("RPP", {"TEACHER.TEMPLATES": option})
+    image, _ = batch()
+    expected = plain.zeroshot_logits(trainer.model.clip, image, CLASSNAMES, templates)
+    assert difference(trainer.teacher.logits(image), expected) < 1e-5
+    some = torch.tensor([4, 1])
+    assert torch.allclose(trainer.teacher.logits(image, some), expected[:, some], atol=1e-4)
+
+
+def test_template_needs_a_place_for_the_name(make: Make) -> None:
+    with pytest.raises(ValueError, match=r"TEACHER.TEMPLATES must be dataset, ensemble or a text with \{\}"):
+        make("RPP", {"TEACHER.TEMPLATES": "a photo"})
+
+
+def test_the_students_clip_is_not_loaded_twice(make: Make) -> None:
+    trainer = make("RPP")
+    assert trainer.teacher.clip is trainer.model.clip
+
+
+def test_nothing_is_learned_through_the_teacher(make: Make) -> None:
+    trainer = make("RPP")
+    image, label = batch()
+    assert not trainer.teacher.logits(image).requires_grad
+    sum(term for name, term in trainer.compute_loss(image, label).items() if name.endswith("_loss")).backward()
+    assert all(p.grad is None and not p.requires_grad for p in trainer.teacher.clip.parameters())
+
+
+def test_another_backbone_sees_the_same_view_at_its_own_resolution(make: Make, tmp_path: Path) -> None:
+    path = save_clip(
+        tmp_path,
+        "teacher",
+        image_resolution=48,
+        vision_patch_size=16,
+        embed_dim=96,
+        transformer_width=64,
+        transformer_heads=1,
+    )
+    trainer = make("RPP", {"TEACHER.PATH": path})
+    image, label = batch()
+    resized = F.interpolate(image, size=(48, 48), mode="bicubic", antialias=True)
+    expected = plain.zeroshot_logits(load_model(path=path), resized, CLASSNAMES, ["a photo of a {}."])
+    assert difference(trainer.teacher.logits(image), expected) < 1e-5
+    terms = trainer.compute_loss(image, label)
+    assert torch.isclose(terms["kd_loss"], plain.kl_divergence(expected, trainer.model(image), 1.0), rtol=1e-4)
+    assert not any(key.startswith("teacher") for key in trainer.model.state_dict())
+
+
+def test_class_features_are_computed_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make("RPP")
+    monkeypatch.setattr(type(trainer.model.clip), "encode_text", None)
+    assert trainer.teacher.logits(batch()[0]).shape == (5, len(CLASSNAMES))
