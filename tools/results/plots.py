@@ -130,8 +130,9 @@ def epochs(runs: list[Run]) -> Figure:
     panels: dict[str, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in (run for run in runs if run.history):
         measure = "val_accuracy" if all("val_accuracy" in epoch for epoch in run.history) else "loss"
+        line = f"{run.method} {run.setting}".strip() + (f", {run.shots} shots" if run.shots > 0 else "")
         classes = "" if run.classes == "all" else f", {run.classes} classes"
-        panels[f"{run.dataset}{classes}: {measure}"][f"{run.method} {run.setting}".strip()].append(run)
+        panels[f"{run.dataset}{classes}: {measure}"][line].append(run)
     if not panels:
         raise ValueError("no run has a training history: all of them are evaluations")
     return _panels(panels, "epoch", _draw_history)

@@ -21,19 +21,8 @@ LEGEND = (
     "below: our interval has the published value inside or lies above or below it; -: unknown, or one seed only. "
     "(n): an average over n data sets only, fewer than another method's."
 )
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "&": r"\&",
-    "%": r"\%",
-    "_": r"\_",
-    "#": r"\#",
-    "$": r"\$",
-    "±": r"$\pm$",
-    "^": r"\^{}",
-    "~": r"\~{}",
-}
+_LATEX = {letter: f"\\{letter}" for letter in "&%_#${}"}
+_LATEX |= {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}", "±": r"$\pm$"}
 
 
 @dataclass
