@@ -117,7 +117,6 @@ _C.TRAIN = CfgNode()
 _C.TRAIN.CHECKPOINT_FREQ = 0  # keep a checkpoint every so many epochs; 0: the last one only
 _C.TRAIN.PRINT_FREQ = 10  # batches
 _C.TRAIN.COUNT_ITER = "train_x"
-_C.TRAIN.COMPILE = False  # torch.compile
 
 _C.TEST = CfgNode()
 _C.TEST.EVALUATOR = "Classification"

@@ -193,12 +193,6 @@ class TestImages:
         with pytest.raises(FileNotFoundError, match=r"absent\.jpg"):
             read_image(str(tmp_path / "absent.jpg"))
 
-    def test_the_message_is_one_line_when_a_worker_wrapped_it(self):
-        wrapped = BrokenImageError(
-            "Caught BrokenImageError in worker 0.\nTraceback ...\nx.BrokenImageError: Cannot a.jpg\n"
-        )
-        assert str(wrapped) == "Cannot a.jpg"
-
 
 class TestSeeds:
     def test_every_generator_is_seeded_zero_included(self):
