@@ -66,12 +66,8 @@ def fewshot(runs: list[Run]) -> list[Table]:
     trained = [run for run in home if not only_a_source(run)]
     beside = {(run.backbone, run.dataset) for run in trained}
     busy = {run.backbone for run in runs if not run.zero_shot and run.classes == "all"}
-    for run in runs:
-        if (
-            run.zero_shot
-            and run.classes == "all"
-            and ((run.backbone, run.dataset) in beside or run.backbone not in busy)
-        ):
+    for run in (run for run in runs if run.zero_shot and run.classes == "all"):
+        if (run.backbone, run.dataset) in beside or run.backbone not in busy:
             trained.append(run)
     return [
         Table("fewshot", backbone, None, "", rows_of(group, lambda run: (run.dataset, run.shots), _fewshot_row))
