@@ -31,7 +31,7 @@ USER_ERRORS = (ValueError, KeyError, OSError, FloatingPointError)
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default="", help="folder of the data sets")
-    parser.add_argument("--output-dir", default="", help="folder of the run")
+    parser.add_argument("--output-dir", default="", help="folder of the run (default: below output/)")
     parser.add_argument(
         "--resume", default="", help="folder of a run to go on with (default: the output folder itself)"
     )
@@ -80,8 +80,17 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     }
     merge_from_list(cfg, [word for pair in arguments.items() if pair[1] not in ("", None) for word in pair])
     merge_from_list(cfg, args.opts)
+    if not (args.output_dir or "OUTPUT_DIR" in given):
+        cfg.OUTPUT_DIR = default_output_dir(cfg, args)
     cfg.freeze()
     return cfg
+
+
+def default_output_dir(cfg: CfgNode, args: argparse.Namespace) -> str:
+    """A folder of its own for every data set, method, settings file and seed."""
+    settings = Path(args.config_file).stem if args.config_file else "tiny"
+    parts = ["evaluation"] if args.eval_only else []
+    return str(Path("output", *parts, cfg.DATASET.NAME, cfg.TRAINER.NAME, settings, f"seed{cfg.SEED}"))
 
 
 def merge_embedded(cfg: CfgNode, path: Path, what: str) -> None:

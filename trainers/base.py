@@ -27,7 +27,8 @@ from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint
 
-from .prompted_clip import PromptedCLIP, initial_context, unit, zeroshot_features
+from .feature_cache import cached_features, check_cacheable
+from .prompted_clip import PromptedCLIP, initial_context, zeroshot_features
 
 # What the family's checkpoints hold besides prompts: buffers that depend on the class names, and the frozen CLIP.
 CLASS_BUFFERS = ("token_prefix", "token_suffix")
@@ -131,17 +132,23 @@ class PromptTrainer(TrainerX):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.uses_amp and self.device.type == "cuda")
 
     def before_train(self) -> None:
-        """For one's own images a zero-shot number comes first: a wrong class name or folder shows at once."""
+        """Cache image features if asked to; for one's own images a zero-shot number comes first."""
         super().before_train()
+        if self.cfg.DATALOADER.CACHE_FEATURES:
+            check_cacheable(self.cfg, self.model)
+            self.train_loader_x = cached_features(self.train_loader_x, self.model, self.device)
+        if getattr(self.dm.dataset, "shows_zeroshot", False):
+            self.show_zeroshot()
+
+    def show_zeroshot(self) -> None:
+        """Print zero-shot CLIP's accuracy on the test images: a wrong class name or folder shows at once."""
         dataset = self.dm.dataset
-        if not getattr(dataset, "shows_zeroshot", False):
-            return
         text = zeroshot_features(self.model.clip, self.classnames, [dataset.template], self.cfg.MODEL.TEXT_MEMORY_GB)
         hits = total = 0
         with torch.no_grad(), self.autocast():
             for batch in self.test_loader:
                 image, label = self.parse_batch_test(batch)
-                predicted = (unit(self.model.clip.encode_image(image)) @ text.t()).argmax(dim=1)
+                predicted = (self.model.encode_image(image) @ text.t()).argmax(dim=1)
                 hits, total = hits + int((predicted == label).sum()), total + len(label)
         print(
             f'Zero-shot CLIP with "{dataset.template}": {100 * hits / total:.1f}% on the test images'

@@ -63,7 +63,7 @@ class PromptedCLIP(nn.Module):
         return self
 
     def forward(self, image: Tensor, classes: Tensor | None = None) -> Tensor:
-        """(B, 3, H, W) -> logits (B, C), or (B, K) for the K class indices ``classes``."""
+        """(B, 3, H, W), or features (B, E) -> logits (B, C), or (B, K) for the K class indices ``classes``."""
         image_features, prompts = self.image_features(image)
         return self.logits(image_features, self.text_features(prompts, classes))
 
@@ -71,10 +71,15 @@ class PromptedCLIP(nn.Module):
         """Unit-norm features (B, E) and the prompts they were made with."""
         conditional = getattr(self.learner, "conditional", False)
         prompts = None if conditional else self.learner()
-        vision = None if prompts is None else prompts.vision
-        with torch.set_grad_enabled(torch.is_grad_enabled() and vision is not None):
-            features = unit(self.clip.encode_image(image, vision))
+        features = self.encode_image(image, None if conditional else prompts.vision)
         return features, self.learner(features) if conditional else prompts
+
+    def encode_image(self, image: Tensor, plan: PromptPlan | None = None) -> Tensor:
+        """Unit-norm features (B, E); without a plan no gradient is kept. Features (B, E) pass through."""
+        if image.dim() == 2:
+            return image
+        with torch.set_grad_enabled(torch.is_grad_enabled() and plan is not None):
+            return unit(self.clip.encode_image(image, plan))
 
     def text_features(self, prompts: Prompts, classes: Tensor | None = None) -> Tensor:
         """Unit-norm features (C, E) or (K, E); (B, C, E) for prompts per image.

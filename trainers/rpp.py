@@ -96,6 +96,8 @@ class RPP(DeepPromptTrainer):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
+        if cfg.DATALOADER.CACHE_FEATURES:
+            raise ValueError("DATALOADER.CACHE_FEATURES does not work with RPP: its teacher looks at the images")
         check_choice(cfg.TRAINER.RPP, QKV=(*VIEWS,), RESIDUAL=("carry", "query"), CORRECTION_LOG=("log10", "ln"))
 
     def build_learner(self, clip: CLIP) -> nn.Module:
