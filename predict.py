@@ -29,7 +29,7 @@ from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import read_image
 from train import USER_ERRORS
-from trainers import add_options
+from trainers import extend_cfg
 from trainers.base import PromptTrainer
 from trainers.zsclip import ZeroshotCLIP
 
@@ -55,7 +55,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def load_config(args: argparse.Namespace) -> CfgNode:
     """The run's own config; for zero-shot prediction that of the backbone."""
     cfg = get_cfg_default()
-    add_options(cfg)
+    extend_cfg(cfg)
     if args.model_dir:
         path = Path(args.model_dir) / "config.yaml"
         if not path.is_file():

@@ -20,7 +20,7 @@ import datasets  # noqa: F401 - registers the data sets
 from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_list
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import collect_env_info, set_random_seed, setup_logger
-from trainers import add_options
+from trainers import extend_cfg
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 EMBEDDED_DATASET = CONFIGS / "datasets" / "tiny_shapes.yaml"
@@ -56,7 +56,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """The frozen config; without a data set or a method yaml the embedded ones are taken, and it says so."""
     cfg = get_cfg_default()
-    add_options(cfg)
+    extend_cfg(cfg)
     given = dict(zip(args.opts[::2], args.opts[1::2]))
     if args.dataset_config_file:
         merge_from_file(cfg, args.dataset_config_file)

@@ -1,7 +1,7 @@
 """Time of evaluating a test set, the naive computation beside ours: ``python -m benchmarks.eval``.
 
-Naively the class names are encoded anew for every batch; ours encodes them once. The naive time of a set of 20 batches is
-that of two batches times ten.
+Naively the class names are encoded anew for every batch; ours encodes them once. The naive time of a set of 20
+batches is that of two batches times ten.
 """
 
 from __future__ import annotations

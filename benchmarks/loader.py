@@ -1,7 +1,7 @@
 """Images a second of the training loader: ``python -m benchmarks.loader``.
 
 JPEG files of a usual size, random resized crop and flip to 224 pixels, batches of 32: read in the main process, by
-workers, and from decoded images kept in memory (``DATALOADER.CACHE ram``). Second epoch, so that files lie in the page cache.
+workers, and from decoded images kept in memory (``DATALOADER.CACHE ram``). Second epoch: files are in the page cache.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dassl.data.cache import cache_in_ram
 from dassl.data.data_manager import build_data_loader
 from dassl.data.datasets import Datum
 from dassl.data.transforms import build_transform
-from trainers import add_options
+from trainers import extend_cfg
 
 COUNT, SIZE, BATCH = 512, (500, 375), 32
 
@@ -42,7 +42,7 @@ def make_images(folder: Path) -> list[Datum]:
 
 def images_per_second(items: list[Datum], workers: int, cached: bool) -> float:
     cfg = get_cfg_default()
-    add_options(cfg)
+    extend_cfg(cfg)
     cfg.DATALOADER.NUM_WORKERS = workers
     items = cache_in_ram(items, "training") if cached else items
     loader = build_data_loader(cfg, "RandomSampler", items, BATCH, tfm=build_transform(cfg), is_train=True)

@@ -1,7 +1,7 @@
 """Peak memory of the text side of a training step, by number of classes and budget: ``python -m benchmarks.memory``.
 
-Forward and backward of all class features of MaPLe and CoOp (16 tokens) under ``MODEL.TEXT_MEMORY_GB``, each in a process of its own: growth
-of the process's peak memory over its state before the step (CPU), or the allocator's peak (GPU).
+Forward and backward of all class features of MaPLe and CoOp (16 tokens) under ``MODEL.TEXT_MEMORY_GB``, each in a
+process of its own: growth of the process's peak over what it had before (CPU), or the allocator's peak (GPU).
 """
 
 from __future__ import annotations

@@ -29,17 +29,19 @@ ZERO_SHOT = ("ZeroshotCLIP", "ZeroshotCLIP2")
 
 @dataclass(frozen=True)
 class World:
-    """source: where xd and dg learn prompts; pretraining: the broadest set; targets: of xd; shifts: of dg."""
+    """source: where xd and dg learn prompts, and its shots; pretraining: the broadest set; targets of xd, shifts of dg."""
 
     source: str
+    source_shots: int
     pretraining: str
     targets: tuple[str, ...]
     shifts: tuple[str, ...]
 
 
-REAL = World("imagenet", "imagenet_21k", BENCHMARK[1:], IMAGENET_SHIFTS)
+REAL = World("imagenet", 16, "imagenet_21k", BENCHMARK[1:], IMAGENET_SHIFTS)
 EMBEDDED = World(
     "tiny_source",
+    4,
     "tiny_source",
     ("tiny_shapes", "tiny_textures", "tiny_counts", "tiny_scenes", "tiny_digits"),
     TINY_SHIFTS,
@@ -188,7 +190,8 @@ def default_config(series: Series, protocol: str, dataset: str) -> str:
     """Stem of the settings that papers use, ``tiny`` for embedded data; ``ValueError`` if there are none."""
     method = series.method
     if embedded(dataset):
-        return "tiny"
+        own = protocol in ("transfer", "pretrain") and "tiny_source" in stems(method)
+        return "tiny_source" if own else "tiny"
     if method == "CoOp" and (protocol == "fewshot" or dataset == "imagenet"):
         return coop_config(protocol, dataset, series.shots)
     if config := DEFAULT_CONFIGS.get(method, {}).get(protocol):
@@ -284,12 +287,13 @@ def read_words(protocol: str, words: Sequence[str]) -> tuple[dict[str, str], tup
 
 def series_from(args: argparse.Namespace, places: dict[str, str], opts: tuple[str, ...]) -> Series:
     shots, opts = take_shots(opts)
+    usual = (REAL if args.root else EMBEDDED).source_shots if args.protocol in ("xd", "dg", "pretrain") else 16
     return Series(
         method=places["METHOD"],
         seed=number(places, "SEED", 1),
         config=places.get("CFG", ""),
         variant="-pretrained" if args.init else "",
-        shots=shots or number(places, "SHOTS", 16),
+        shots=shots or number(places, "SHOTS", usual),
         opts=opts,
         init=args.init,
         root=args.root,

@@ -6,10 +6,10 @@ from dassl.engine import TRAINER_REGISTRY
 
 from . import cocoop, coop, ivlp, maple, pomp, rpp, vpt, zsclip
 
-__all__ = ["add_options", "cocoop", "coop", "ivlp", "maple", "pomp", "rpp", "vpt", "zsclip"]
+__all__ = ["extend_cfg", "cocoop", "coop", "ivlp", "maple", "pomp", "rpp", "vpt", "zsclip"]
 
 
-def add_options(cfg: CfgNode) -> None:
+def extend_cfg(cfg: CfgNode) -> None:
     """Make the engine's defaults ours: CLIP's image input, and a section ``cfg.TRAINER.<SECTION>`` for every method."""
     cfg.INPUT.INTERPOLATION = "bicubic"
     cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD = list(PIXEL_MEAN), list(PIXEL_STD)

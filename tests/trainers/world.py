@@ -16,7 +16,7 @@ from dassl.engine import TRAINER_REGISTRY, build_trainer
 from datasets.base import ImageDataset
 from datasets.splits import Item, Split
 from tests.clip.small import SIZE, small_clip
-from trainers import add_options
+from trainers import extend_cfg
 from trainers.base import PromptTrainer
 from trainers.teacher import build_teacher
 
@@ -85,7 +85,7 @@ def options(method: str, settings: dict[str, object]) -> list[object]:
 def config(method: str, backbone: str, output: Path, *opts: object) -> CfgNode:
     """The configuration of a small run in fp32, with ``opts`` on top."""
     cfg = get_cfg_default()
-    add_options(cfg)
+    extend_cfg(cfg)
     words = {
         "OUTPUT_DIR": str(output),
         "SEED": 1,

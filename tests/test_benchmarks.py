@@ -1,0 +1,67 @@
+"""The benchmarks run, on a small model, and what they compare computes the same."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from benchmarks import common, eval, memory, scaling, step
+from clip.model import CLIP
+
+
+@pytest.fixture(autouse=True)
+def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    small = CLIP(64, 32, 12, 128, 8, 77, 49408, 64, 1, 12).eval().requires_grad_(False)
+    monkeypatch.setattr(common, "vit_b16", lambda precision="fp32": small)
+    picture = lambda batch: torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(2))  # noqa: E731
+    for module in (step, eval, scaling):
+        monkeypatch.setattr(module, "images", picture)
+
+
+@pytest.mark.parametrize("case", [c for c in step.CASES if c.classes <= 100], ids=lambda case: case.name)
+def test_naive_and_ours_are_the_same_function(case: step.Case) -> None:
+    model, image = common.classifier(case.method, 7), step.images(2)
+    naive, ours = common.naive_logits(model, image), model(image)
+    assert (naive - ours).abs().max() <= 1e-4 * naive.abs().max()
+
+
+def test_step_measures_less_work(capsys: pytest.CaptureFixture[str]) -> None:
+    name, naive, ours, ratio, target, bound, *_ = step.measure(step.Case("MaPLe", 9, 2), "fp32", 1)
+    assert (name, target) == ("MaPLe, 9 classes, batch 2, train", None)
+    assert naive > 0
+    assert ratio == naive / ours
+    assert bound > 3  # fewer operations, whatever the clock says
+
+
+def test_sampled_step_encodes_the_candidates_only() -> None:
+    naive, ours = step.functions(step.Case("POMP", 50, 2, sampled=6), "fp32")
+    naive_all, ours_all = step.functions(step.Case("POMP", 50, 2), "fp32")
+    assert common.count_flops(ours) < common.count_flops(ours_all)
+    assert common.count_flops(naive) < common.count_flops(naive_all)
+
+
+def test_evaluation_encodes_class_names_once() -> None:
+    row = eval.measure("MaPLe", 30, "fp32", 0)
+    assert row[5] > 2  # bound
+
+
+def test_memory_of_one_step() -> None:
+    found = memory.measure("MaPLe", 20, 0.001, False, "fp32")
+    assert found["seconds"] > 0
+
+
+def test_scaling_counts_the_naive_text_side() -> None:
+    per_hundred = scaling.naive_text_tflop("MaPLe")
+    row = scaling.measure("MaPLe", 12, 2, "fp32", 1, per_hundred)
+    assert row[4] == pytest.approx(per_hundred * 12 / 100)
+    assert row[3] < row[4] + 1  # TFLOP of ours
+
+
+def test_the_step_benchmark_prints_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(step, "CASES", (step.Case("VPT", 5, 2),))
+    monkeypatch.setattr(sys, "argv", ["step", "--only", "VPT", "--repeats", "1", "--threads", "1"])
+    step.main()
+    assert "| VPT, 5 classes, batch 2, train" in capsys.readouterr().out
