@@ -1,0 +1,130 @@
+"""The classifier that all methods share: frozen CLIP, class subsets, other class lists, cached text features."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from clip.model import CLIP
+from tests.clip.small import difference
+
+from .world import CLASSNAMES, METHODS, Make, batch, randomise, step
+
+METHOD = pytest.mark.parametrize("method", METHODS)
+
+
+@pytest.fixture
+def encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the number of texts with every call of the text encoder."""
+    calls: list[int] = []
+    encode = CLIP.encode_text
+
+    def counted(model: CLIP, text: object, *rest: object, **options: object) -> Tensor:
+        calls.append(len(text))
+        return encode(model, text, *rest, **options)
+
+    monkeypatch.setattr(CLIP, "encode_text", counted)
+    return calls
+
+
+@METHOD
+def test_clip_stays_as_it_is(method: str, make: Make) -> None:
+    """Bit for bit, after steps in training mode; nothing of it is in the optimiser."""
+    trainer = make(method)
+    before = {key: value.clone() for key, value in trainer.model.clip.state_dict().items()}
+    trainer.set_model_mode("train")
+    for _ in range(2):
+        step(trainer, *batch())
+    assert not any(p.requires_grad or p.grad is not None for p in trainer.model.clip.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in trainer.model.clip.state_dict().items())
+    assert not any(module.training for module in trainer.model.clip.modules())
+
+
+@METHOD
+@pytest.mark.parametrize("learning", [True, False])
+def test_a_subset_of_the_classes(method: str, learning: bool, make: Make) -> None:
+    image, classes = batch()[0], torch.tensor([4, 1, 3])
+    model = randomise(make(method)).model
+    with torch.set_grad_enabled(learning):
+        assert difference(model(image, classes), model(image)[:, classes]) < 1e-5
+
+
+@pytest.mark.parametrize("method", ["CoOp", "POMP"])
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+def test_a_subset_of_class_specific_contexts(method: str, position: str, make: Make) -> None:
+    image, classes = batch()[0], torch.tensor([4, 1, 3])
+    model = randomise(make(method, {"CSC": True, "CLASS_TOKEN_POSITION": position})).model
+    assert difference(model(image, classes), model(image)[:, classes]) < 1e-5
+    model.learner.ctx.grad = None
+    model(image, classes).sum().backward()
+    untouched = [i for i in range(len(CLASSNAMES)) if i not in classes.tolist()]
+    assert not model.learner.ctx.grad[untouched].any()
+    assert all(model.learner.ctx.grad[i].any() for i in classes)
+
+
+@METHOD
+def test_other_class_names(method: str, make: Make) -> None:
+    """The same prompts with a longer list: the old names keep their logits."""
+    model, image = randomise(make(method)).model, batch()[0]
+    with torch.no_grad():
+        before = model(image)
+        model.set_classnames([*CLASSNAMES, "tiny orange_boat", "sky"])
+        assert model.classnames[6:] == ["tiny orange boat", "sky"]
+        after = model(image)
+    assert after.shape == (5, 8)
+    assert difference(after[:, :6], before) < 1e-5
+
+
+@METHOD
+def test_batch_equals_its_images(method: str, make: Make) -> None:
+    model, image = randomise(make(method)).model, batch()[0]
+    with torch.no_grad():
+        assert difference(model(image), torch.cat([model(one[None]) for one in image])) < 1e-5
+
+
+@METHOD
+def test_text_is_encoded_once_an_evaluation(method: str, make: Make, encodings: list[int]) -> None:
+    """... but again after the prompts have changed; CoCoOp's depends on the image, VPT's never changes."""
+    trainer = make(method)
+    image, label = batch()
+    encodings.clear()
+    with torch.no_grad():
+        for _ in range(3):
+            first = trainer.model(image)
+    per_image, constant = method == "CoCoOp", method == "VPT"
+    assert len(encodings) == (3 if per_image else 1)
+    step(trainer, image, label)
+    encodings.clear()
+    with torch.no_grad():
+        second = trainer.model(image), trainer.model(image)
+    assert len(encodings) == (2 if per_image else 0 if constant else 1)
+    assert not torch.equal(first, second[0]) and torch.equal(*second)
+
+
+def test_fixed_text_is_encoded_once_in_all(make: Make, encodings: list[int]) -> None:
+    trainer = make("VPT")
+    encodings.clear()
+    for _ in range(3):
+        step(trainer, *batch())
+    assert len(encodings) <= 1
+
+
+@METHOD
+def test_memory_budget_changes_no_number(method: str, make: Make) -> None:
+    """Texts in chunks that are recomputed: the same loss and gradients."""
+    results = []
+    for budget in (4.0, 1e-4):
+        trainer = make(method, None, "MODEL.TEXT_MEMORY_GB", budget)
+        sum(v for k, v in trainer.compute_loss(*batch()).items() if k.endswith("_loss")).backward()
+        results.append([p.grad for p in trainer.model.learner.parameters() if p.requires_grad])
+    assert all(difference(small, large) < 1e-4 for large, small in zip(*results))
+
+
+def test_views_of_an_image_lie_behind_one_another(make: Make) -> None:
+    """K_TRANSFORMS: K lists of B images become K B images with their labels."""
+    trainer = make("CoOp")
+    views, label = [torch.zeros(2, 3, 32, 32), torch.ones(2, 3, 32, 32)], torch.tensor([3, 1])
+    image, labels = trainer.parse_batch_train({"img": views, "label": label})
+    assert torch.equal(image, torch.cat(views))
+    assert labels.tolist() == [3, 1, 3, 1]
