@@ -12,10 +12,9 @@ import pytest
 from tests.tools.runs_on_disk import STEMS, make_pair, make_run
 from tools.results import published
 from tools.results.__main__ import main
-from tools.results.protocols import build
 from tools.results.runs import read_runs
 from tools.results.sample import Sample, average, confidence_half_width, harmonic, harmonic_mean, ranks, verdict
-from tools.results.tables import BENCHMARK, IMAGENET_SHIFTS
+from tools.results.tables import BENCHMARK, IMAGENET_SHIFTS, build
 
 HALF_WIDTH_123 = 4.302653 / math.sqrt(3)  # of 1, 2, 3 around their mean: t(0.975, 2) * 1 / sqrt(3)
 

@@ -1,5 +1,5 @@
 """Result tables, plots and comparisons with published numbers, from the ``metrics.json`` of every run below a folder.
 
-Read in this order: ``runs`` (a run and what it belongs to), ``sample`` (mean, interval, verdict), ``tables``,
-``protocols``, ``published`` and ``comparison`` (what papers print), ``render`` (formats), ``plots``.
+Read in this order: ``runs`` (a run and what it belongs to), ``sample`` (mean, interval, verdict), ``rows``
+and ``tables`` (protocols), ``published`` and ``comparison`` (what papers print), ``render`` (formats), ``plots``.
 """

@@ -21,10 +21,10 @@ from dassl.utils import atomic_write
 from . import plots, seeds
 from .comparison import with_other_methods
 from .per_class import per_class_grids
-from .protocols import build
 from .render import FORMATS, LEGEND, Grid, command_grids, paper_grid, record_grid, render
+from .rows import Table
 from .runs import Run, read_runs
-from .tables import Table
+from .tables import build
 
 TABLES = ("base2new", "fewshot", "xd", "dg", "pretrain")
 ENDINGS = {".csv": "csv", ".json": "json", ".md": "markdown", ".tex": "latex"}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from . import published
 from .published import Published
-from .tables import AVERAGE, BENCHMARK, IMAGENET_SHIFTS, Key, Result, Table
+from .rows import AVERAGE, BENCHMARK, IMAGENET_SHIFTS, Key, Result, Table
 
 # The data sets of a printed average: ours is compared with it only if it is over the same ones.
 PRINTED_OVER = {

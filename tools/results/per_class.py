@@ -6,8 +6,8 @@ from collections import defaultdict
 from statistics import fmean
 
 from .render import Grid
+from .rows import ORDER
 from .runs import Run
-from .tables import ORDER
 
 HEADER = ["data set", "classes", "label", "class", "first", "second", "difference"]
 

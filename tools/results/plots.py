@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 
 from dassl.utils import atomic_write
 
-from .protocols import build
 from .render import Grid
+from .rows import AVERAGE, ORDER, Table
 from .runs import Run
-from .tables import AVERAGE, ORDER, Table
+from .tables import build
 
 # What a curve runs over: config keys, the first that a run has counts. Any other config key can be named as well.
 AXES = {

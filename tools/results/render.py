@@ -11,8 +11,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from .rows import Key, Result, Table, column_place
 from .runs import Run
-from .tables import Key, Result, Table, column_place
 
 FORMATS = ("text", "csv", "json", "markdown", "latex")
 BY_DATASET = ("base2new", "fewshot")  # protocols with a block of rows for each data set; the others have columns
