@@ -25,11 +25,12 @@ from train import USER_ERRORS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ZERO_SHOT = ("ZeroshotCLIP", "ZeroshotCLIP2")
+TRANSFERS = ("xd", "dg", "pretrain")
 
 
 @dataclass(frozen=True)
 class World:
-    """source: where xd and dg learn prompts, and its shots; pretraining: the broadest set; targets of xd, shifts of dg."""
+    """source, source_shots: what xd and dg learn from; pretraining: the broadest set; targets of xd; shifts: of dg."""
 
     source: str
     source_shots: int
@@ -47,26 +48,26 @@ EMBEDDED = World(
     TINY_SHIFTS,
 )
 
-# The settings that papers use, by protocol; other methods and protocols need CFG. CoOp's few-shot settings: see below.
+# The settings that papers use, by protocol; other methods and protocols need CFG. More of CoOp: below.
 DEFAULT_CONFIGS = {
     "ZeroshotCLIP": dict.fromkeys(("base2new", "zeroshot"), "vit_b16"),
     "ZeroshotCLIP2": dict.fromkeys(("base2new", "zeroshot"), "vit_b16"),
-    "CoOp": {"base2new": "vit_b16_ctxv1", "transfer": "vit_b16_ep50_ctxv1"},
-    "CoCoOp": dict.fromkeys(("base2new", "transfer", "fewshot"), "vit_b16_c4_ep10_batch1_ctxv1"),
-    "VPT": dict.fromkeys(("base2new", "transfer", "fewshot"), "vit_b16_c2_ep5_batch4_4"),
-    "IVLP": dict.fromkeys(("base2new", "transfer", "fewshot"), "vit_b16_c2_ep5_batch4_2+2ctx"),
+    "CoOp": {"base2new": "vit_b16_ctxv1"},
+    "CoCoOp": dict.fromkeys(("base2new", "xd", "dg", "fewshot"), "vit_b16_c4_ep10_batch1_ctxv1"),
+    "VPT": dict.fromkeys(("base2new", "xd", "dg", "fewshot"), "vit_b16_c2_ep5_batch4_4"),
+    "IVLP": dict.fromkeys(("base2new", "xd", "dg", "fewshot"), "vit_b16_c2_ep5_batch4_2+2ctx"),
     "MaPLe": {
         "base2new": "vit_b16_c2_ep5_batch4_2ctx",
-        "transfer": "vit_b16_c2_ep5_batch4_2ctx_cross_datasets",
+        **dict.fromkeys(("xd", "dg"), "vit_b16_c2_ep5_batch4_2ctx_cross_datasets"),
         "fewshot": "vit_b16_c2_ep5_batch4_2ctx_few_shot",
     },
     "POMP": {
-        **dict.fromkeys(("base2new", "transfer", "fewshot"), "vit_b16_ep5"),
+        **dict.fromkeys(("base2new", "xd", "dg", "fewshot"), "vit_b16_ep5"),
         "pretrain": "vit_b16_ep5_randaug2",
     },
     "RPP": {
         "base2new": "vit_b16_ep5_batch4_base2new",
-        "transfer": "vit_b16_ep2_batch4_cross_datasets",
+        **dict.fromkeys(("xd", "dg"), "vit_b16_ep2_batch4_cross_datasets"),
         "fewshot": "vit_b16_ep50_batch4_few_shot",
         "pretrain": "vit_b16_ep5_randaug2",
     },
@@ -123,7 +124,7 @@ def fewshot(series: Series, dataset: str) -> list[Job]:
     return [training(series, dataset, home(series, dataset))]
 
 
-def transfer(series: Series, source: str, targets: Iterable[str], protocol: str = "transfer") -> list[Job]:
+def transfer(series: Series, source: str, targets: Iterable[str], protocol: str = "xd") -> list[Job]:
     """Train on the source, test on it and, without training, on every target: xd, dg and pretraining."""
     if series.zero_shot:
         return [job for dataset in (source, *targets) for job in zeroshot(series, dataset)]
@@ -144,6 +145,21 @@ def zeroshot(series: Series, dataset: str) -> list[Job]:
     series = with_config(series, "zeroshot", dataset)
     folder = f"{series.out}/{series.method}/{series.config}{series.variant}/{dataset}"
     return [evaluation(series, dataset, folder, "")]
+
+
+def jobs_of(protocol: str, series: Series, datasets: Iterable[str], source: str = "") -> list[Job]:
+    """The jobs of one series; ``source`` counts for xd, dg and pretrain, whose data sets are the targets."""
+    if protocol in TRANSFERS:
+        return transfer(series, source, datasets, protocol)
+    jobs_for = {"base2new": base2new, "fewshot": fewshot, "zeroshot": zeroshot}[protocol]
+    return [job for dataset in datasets for job in jobs_for(series, dataset)]
+
+
+def usual_data(protocol: str, world: World) -> tuple[str, tuple[str, ...]]:
+    """Source and data sets of the papers' tables."""
+    source = world.pretraining if protocol == "pretrain" else world.source
+    targets = {"xd": world.targets, "dg": world.shifts, "pretrain": world.targets + world.shifts}
+    return source, targets.get(protocol, (world.source, *world.targets))
 
 
 def home(series: Series, dataset: str) -> str:
@@ -190,7 +206,7 @@ def default_config(series: Series, protocol: str, dataset: str) -> str:
     """Stem of the settings that papers use, ``tiny`` for embedded data; ``ValueError`` if there are none."""
     method = series.method
     if embedded(dataset):
-        own = protocol in ("transfer", "pretrain") and "tiny_source" in stems(method)
+        own = protocol in TRANSFERS and "tiny_source" in stems(method)
         return "tiny_source" if own else "tiny"
     if method == "CoOp" and (protocol == "fewshot" or dataset == "imagenet"):
         return coop_config(protocol, dataset, series.shots)
@@ -249,16 +265,6 @@ PLACES = {
 }
 
 
-def jobs_of(protocol: str, series: Series, dataset: str) -> list[Job]:
-    """The jobs of one series; ``dataset`` counts where the protocol has one."""
-    world = REAL if series.root else EMBEDDED
-    if protocol == "pretrain":
-        return transfer(series, world.pretraining, world.targets + world.shifts, protocol)
-    if protocol in ("xd", "dg"):
-        return transfer(series, world.source, world.targets if protocol == "xd" else world.shifts)
-    return {"base2new": base2new, "fewshot": fewshot, "zeroshot": zeroshot}[protocol](series, dataset)
-
-
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     usage = "\n".join(f"  {name} {' '.join(places)} [KEY VALUE ...]" for name, places in PLACES.items())
     parser = argparse.ArgumentParser(
@@ -285,9 +291,18 @@ def read_words(protocol: str, words: Sequence[str]) -> tuple[dict[str, str], tup
     return dict(zip(places, given)), opts
 
 
+def data_from(args: argparse.Namespace, places: dict[str, str]) -> tuple[str, Sequence[str]]:
+    """The data set that was asked for (without data sets: the first embedded one), or the protocol's own."""
+    if args.protocol in TRANSFERS:
+        return usual_data(args.protocol, REAL if args.root else EMBEDDED)
+    if args.root and "DATASET" not in places:
+        raise ValueError(f"{args.protocol} needs a DATASET, such as {REAL.targets[0]}")
+    return "", [places.get("DATASET", EMBEDDED.targets[0])]
+
+
 def series_from(args: argparse.Namespace, places: dict[str, str], opts: tuple[str, ...]) -> Series:
     shots, opts = take_shots(opts)
-    usual = (REAL if args.root else EMBEDDED).source_shots if args.protocol in ("xd", "dg", "pretrain") else 16
+    usual = (REAL if args.root else EMBEDDED).source_shots if args.protocol in TRANSFERS else 16
     return Series(
         method=places["METHOD"],
         seed=number(places, "SEED", 1),
@@ -327,10 +342,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         places, opts = read_words(args.protocol, args.words)
-        dataset = places.get("DATASET", "" if args.root else EMBEDDED.targets[0])
-        if "DATASET" in PLACES[args.protocol] and not dataset:
-            raise ValueError(f"{args.protocol} needs a DATASET, such as {REAL.targets[0]}")
-        jobs = jobs_of(args.protocol, series_from(args, places, opts), dataset)
+        source, datasets = data_from(args, places)
+        jobs = jobs_of(args.protocol, series_from(args, places, opts), datasets, source)
         if args.dry_run:
             print("\n".join(job.command() for job in jobs))
             return 0

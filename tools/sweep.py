@@ -1,0 +1,275 @@
+"""A whole table by one command: ``python -m tools.sweep configs/benchmarks/maple_table3.yaml --root $DATA``.
+
+A benchmark file names a protocol, methods, data sets, seeds and settings. What is done already is skipped, what was
+interrupted goes on, what fails does not stop the rest; at the end stands the table. Jobs run one after another, side by
+side on local GPUs (``--gpus 0,1``) or on Slurm (``--slurm slurm_partition=gpu,gpus_per_node=1,timeout_min=240``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import product
+from pathlib import Path
+
+import submitit
+import yaml
+
+from tools import plan
+from tools.jobs import Job, ProcessWorker, Worker, carry_out, local_worker, states, work
+from tools.protocols import (
+    EMBEDDED,
+    PLACES,
+    REAL,
+    TRANSFERS,
+    ZERO_SHOT,
+    Series,
+    embedded,
+    jobs_of,
+    print_table,
+    take_shots,
+    transfer,
+    unknown,
+    usual_data,
+)
+from train import USER_ERRORS
+
+PROTOCOLS = (*PLACES, "complexity")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of a table, or several: ``grid`` has several values for a key, which are all combined.
+
+    init: prompts to start from, a path or the fields of the ``Series`` that pretrains them.
+    """
+
+    trainer: str
+    config: str = ""
+    opts: Mapping[str, object] = field(default_factory=dict)
+    grid: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    init: str | Mapping[str, object] = ""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A table or figure. paper: what it reproduces; ``None``: what the protocol has in the papers.
+
+    datasets: those of the rows; for xd, dg and pretrain the targets, and source: where the prompts are learned.
+    """
+
+    title: str
+    protocol: str
+    methods: Sequence[Method]
+    paper: str = ""
+    source: str = ""
+    datasets: Sequence[str] | None = None
+    seeds: Sequence[int] = (1, 2, 3)
+    shots: Sequence[int] = (16,)
+
+
+def read_benchmark(path: str | Path) -> Benchmark:
+    """``FileNotFoundError``, or ``ValueError`` that names the file and what is wrong in it."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        check_keys(content, Benchmark)
+        for method in content["methods"]:
+            check_keys(method, Method)
+        benchmark = Benchmark(**{**content, "methods": [Method(**method) for method in content["methods"]]})
+        if benchmark.protocol not in PROTOCOLS:
+            raise ValueError(unknown("protocol", benchmark.protocol, PROTOCOLS))
+    except (yaml.YAMLError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f'"{path}" is no benchmark: {error}') from error
+    return with_default_data(benchmark)
+
+
+def check_keys(content: object, kind: type) -> None:
+    known = [part.name for part in fields(kind)]
+    if not isinstance(content, dict):
+        raise ValueError(f"expected a mapping with {', '.join(known)}, but got {content!r}")
+    for key in content:
+        if key not in known:
+            raise ValueError(unknown(f"key of a {kind.__name__.lower()}", key, known))
+
+
+def with_default_data(benchmark: Benchmark) -> Benchmark:
+    """The benchmark with the source and the data sets that its protocol has in the papers."""
+    source, datasets = usual_data(benchmark.protocol, EMBEDDED if embedded(benchmark.source) else REAL)
+    if benchmark.datasets is not None:
+        datasets = benchmark.datasets
+    return replace(benchmark, source=benchmark.source or source, datasets=datasets)
+
+
+# Planning -------------------------------------------------------------------------------------------------------------
+
+
+def plan_jobs(benchmark: Benchmark, opts: Sequence[str] = (), root: str = "", out: str = "output") -> list[Job]:
+    """Every job once, in an order in which each comes after those that it needs; first all of the first seed."""
+    jobs: dict[str, Job] = {}
+    for seed, method, shots in product(benchmark.seeds, benchmark.methods, benchmark.shots):
+        if method.trainer in ZERO_SHOT and (seed, shots) != (benchmark.seeds[0], benchmark.shots[0]):
+            continue  # neither changes anything
+        start = Series(method.trainer, seed, method.config, shots=shots, root=root, out=out)
+        for series, before in expand(start, method, benchmark, opts):
+            for job in (*before, *jobs_of(benchmark.protocol, series, benchmark.datasets, benchmark.source)):
+                jobs.setdefault(job.output_dir, job)
+    return list(jobs.values())
+
+
+def expand(
+    start: Series, method: Method, benchmark: Benchmark, opts: Sequence[str]
+) -> Iterator[tuple[Series, list[Job]]]:
+    """A series for each combination of the method's settings, with the jobs that make its initial prompts."""
+    given_shots, last = take_shots(opts)
+    for values in product(*method.grid.values()):
+        own = {**method.opts, **dict(zip(method.grid, values))}
+        series = replace(
+            start,
+            shots=given_shots or start.shots,
+            variant=variant(own) + ("-pretrained" if method.init else ""),
+            opts=(*words(own), *last),
+        )
+        if isinstance(method.init, Mapping):
+            before = pretraining(method.init, replace(start, opts=tuple(last)), benchmark)
+            yield replace(series, init=before[0].output_dir, needs=(before[0].output_dir,)), before
+        else:
+            yield replace(series, init=method.init), []
+
+
+def pretraining(init: Mapping[str, object], like: Series, benchmark: Benchmark) -> list[Job]:
+    """The run that makes the prompts a method starts from."""
+    check_keys(init, Series)
+    world = EMBEDDED if all(map(embedded, benchmark.datasets)) else REAL
+    series = replace(like, config="", variant="", shots=16)
+    return transfer(replace(series, **init), world.pretraining, (), "pretrain")
+
+
+def variant(settings: Mapping[str, object]) -> str:
+    """Folder name of settings that differ from the config file's, such as ``-prompt_depth_3``."""
+    parts = (f"-{key.rpartition('.')[2].lower()}_{value}" for key, value in settings.items())
+    return "".join(re.sub(r"[^\w.+-]+", "_", part) for part in parts)
+
+
+def words(settings: Mapping[str, object]) -> list[str]:
+    return [word for key, value in settings.items() for word in (key, str(value))]
+
+
+def narrowed(benchmark: Benchmark, only: Sequence[str], seeds: Sequence[int]) -> Benchmark:
+    """The part of the table with these methods, data sets and seeds; ``ValueError`` for a name it does not have."""
+    trainers = [method.trainer for method in benchmark.methods]
+    for name in only:
+        if name not in {*trainers, *benchmark.datasets}:
+            raise ValueError(unknown(f'--only, in "{benchmark.title}":', name, [*trainers, *benchmark.datasets]))
+    return replace(
+        benchmark,
+        methods=[m for m in benchmark.methods if m.trainer in only or not {*only} & {*trainers}],
+        datasets=[d for d in benchmark.datasets if d in only or not {*only} & {*benchmark.datasets}],
+        seeds=seeds or benchmark.seeds,
+    )
+
+
+# Carrying out ---------------------------------------------------------------------------------------------------------
+
+
+class SlurmWorker:
+    """A job in the queue, by way of submitit."""
+
+    def __init__(self, executor: submitit.AutoExecutor) -> None:
+        self.executor = executor
+
+    def start(self, job: Job) -> None:
+        self.submitted = self.executor.submit(work, job)
+
+    def poll(self) -> int | None:
+        if not self.submitted.done():
+            return None
+        return self.submitted.result() if self.submitted.exception() is None else 1
+
+    def stop(self) -> None:
+        self.submitted.cancel()
+
+
+def slurm_workers(settings: Sequence[str], out: str, count: int) -> list[Worker]:
+    """One worker a job; ``settings``: NAME=VALUE of submitit's AutoExecutor (cluster=local: on this machine)."""
+    if wrong := [text for text in settings if "=" not in text]:
+        raise ValueError(f"--slurm takes NAME=VALUE,NAME=VALUE, but got {wrong[0]!r}")
+    given = {name: int(value) if value.isdecimal() else value for name, value in (s.split("=", 1) for s in settings)}
+    executor = submitit.AutoExecutor(folder=f"{out}/slurm", cluster=given.pop("cluster", "slurm"))
+    executor.update_parameters(**{"name": "sweep", **given})
+    return [SlurmWorker(executor) for _ in range(count)]
+
+
+def workers_for(args: argparse.Namespace, count: int) -> list[Worker]:
+    if args.slurm:
+        return slurm_workers(args.slurm, args.out, count)
+    return [ProcessWorker(gpu) for gpu in args.gpus] or [local_worker(quiet=True)]
+
+
+def comma_separated(text: str) -> list[str]:
+    return [part for part in text.split(",") if part]
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", help="one of configs/benchmarks")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="options of train.py for every job")
+    parser.add_argument("--root", default=os.environ.get("DATA", ""), help="folder of the data sets (default: $DATA)")
+    parser.add_argument("--out", default="output", help="folder of all results")
+    parser.add_argument("--dry-run", action="store_true", help="list the jobs, what is done, and the commands")
+    parser.add_argument("--only", type=comma_separated, default=[], metavar="NAME,...", help="methods, data sets")
+    parser.add_argument("--seeds", type=comma_separated, default=[], metavar="N,...", help="instead of the file's")
+    parser.add_argument("--gpus", type=comma_separated, default=[], metavar="N,...", help="one job on each of them")
+    parser.add_argument("--slurm", type=comma_separated, default=[], metavar="NAME=VALUE,...", help="see submitit")
+    return parser.parse_intermixed_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    seeds = [int(seed) for seed in args.seeds]
+    benchmark = narrowed(read_benchmark(args.file), args.only, seeds)
+    if benchmark.protocol == "complexity":
+        return complexity(benchmark, args)
+    jobs = plan_jobs(benchmark, args.opts, args.root, args.out)
+    print(f"{benchmark.title} ({benchmark.paper})" if benchmark.paper else benchmark.title)
+    if args.dry_run:
+        for job, found in states(jobs).items():
+            print(f"{found:10} {job.command()}")
+        return 0
+    source = [benchmark.source] if benchmark.protocol in TRANSFERS else []
+    if not args.root and not all(map(embedded, [*source, *benchmark.datasets])):
+        raise ValueError(f"{args.file} needs data sets: give the folder that holds them by --root, or DATA=...")
+    bad = carry_out(jobs, workers_for(args, len(jobs)))
+    if len(bad) < len(jobs):
+        print_table(jobs)
+    return 1 if bad else 0
+
+
+def complexity(benchmark: Benchmark, args: argparse.Namespace) -> int:
+    """The cost of every method on every data set, instead of its accuracy."""
+    jobs = plan_jobs(replace(benchmark, protocol="fewshot", seeds=[1]), args.opts, args.root, args.out)
+    print(benchmark.title)
+    if args.dry_run:
+        print("\n".join(f"python -m tools.plan --complexity {job.command().partition('train.py ')[2]}" for job in jobs))
+        return 0
+    print(plan.complexity_table([job.argv for job in jobs]))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        return run(parse_args(argv))
+    except USER_ERRORS as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
