@@ -6,7 +6,7 @@ from dassl.engine import TRAINER_REGISTRY
 
 from . import cocoop, coop, ivlp, maple, pomp, rpp, vpt, zsclip
 
-__all__ = ["extend_cfg", "cocoop", "coop", "ivlp", "maple", "pomp", "rpp", "vpt", "zsclip"]
+__all__ = ["cocoop", "coop", "extend_cfg", "ivlp", "maple", "pomp", "rpp", "vpt", "zsclip"]
 
 
 def extend_cfg(cfg: CfgNode) -> None:

@@ -212,6 +212,7 @@ class PromptTrainer(TrainerX):
         if not directory:
             print("Note that load_model() is skipped as no pretrained model is given")
             return
+        self.model_dir = directory
         path = Path(directory)
         if epoch is not None:
             path = path / self.registered_name / f"model.pth.tar-{epoch}"

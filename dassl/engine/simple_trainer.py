@@ -241,6 +241,7 @@ class SimpleTrainer(TrainerBase):
             "eval_only": not self.has_trained,
             "epoch": self.epochs_done,
             "max_epoch": self.max_epoch,
+            "model_dir": self.model_dir,
             **sizes,
             "trainable_parameters": sum(param.numel() for param in params if param.requires_grad),
             "status": "running" if self.is_training else "finished",

@@ -29,6 +29,7 @@ class TrainerBase:
         self.start_epoch = self.max_epoch = 0
         self.epoch = 0  # index of the running epoch
         self.epochs_done = 0  # by training, or by the checkpoint that is evaluated
+        self.model_dir = ""  # of the run whose weights were loaded
 
     # Models
 
@@ -166,6 +167,7 @@ class TrainerBase:
         if not directory:
             print("Note that load_model() is skipped as no pretrained model is given")
             return
+        self.model_dir = directory
         for name in self.get_model_names():
             path = _weights_file(os.path.join(directory, name), epoch)
             checkpoint = load_checkpoint(path)
