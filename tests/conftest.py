@@ -9,7 +9,7 @@ from clip.model import CLIP
 from .clip.small import small_clip
 
 torch.set_num_threads(1)
-settings.register_profile("project", deadline=None, derandomize=True, max_examples=40)
+settings.register_profile("project", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("project")
 
 
