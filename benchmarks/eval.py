@@ -15,7 +15,7 @@ CASES = (("MaPLe", 100), ("MaPLe", 500), ("CoOp", 500), ("RPP", 500))
 TARGETS = {("MaPLe", 500): 3}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def measure(method: str, classes: int, precision: str, repeats: int) -> list[object]:
     model, image = classifier(method, classes, precision).eval(), images(BATCH)
 

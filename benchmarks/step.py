@@ -81,7 +81,7 @@ def functions(case: Case, precision: str) -> tuple[Callable[[], object], Callabl
     forwards = (lambda: naive_logits(model, image, naive_classes), lambda: model(image, ours_classes))
     if case.train:
         return tuple(training_step(model, forward, label) for forward in forwards)
-    inference = torch.inference_mode()
+    inference = torch.no_grad()
     return tuple(inference(forward) for forward in forwards)
 
 
