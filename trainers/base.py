@@ -27,12 +27,9 @@ from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint
 
+from .checkpoints import load_exactly, newest_checkpoint, prompts_only, rename_state
 from .feature_cache import cached_features, check_cacheable
 from .prompted_clip import PromptedCLIP, initial_context, zeroshot_features
-
-# What the family's checkpoints hold besides prompts: buffers that depend on the class names, and the frozen CLIP.
-CLASS_BUFFERS = ("token_prefix", "token_suffix")
-FROZEN_PREFIXES = ("image_encoder.", "text_encoder.", "logit_scale", "prompt_learner.ZS_image_encoder.")
 
 
 class PromptTrainer(TrainerX):
@@ -284,68 +281,3 @@ def check_input(cfg: CfgNode, clip: CLIP) -> None:
         torch.tensor([*cfg.INPUT.PIXEL_MEAN, *cfg.INPUT.PIXEL_STD]), torch.tensor(PIXEL_MEAN + PIXEL_STD)
     ):
         print("Note: INPUT.PIXEL_MEAN / PIXEL_STD are not CLIP's")
-
-
-def rename_state(module: nn.Module, names: Mapping[str, str]) -> None:
-    """Let the module's state dict carry the published keys, when saved and when loaded."""
-    if not names:
-        return
-
-    def on_save(module: nn.Module, state: dict, prefix: str, metadata: object) -> None:
-        for ours, theirs in names.items():
-            state[prefix + theirs] = state.pop(prefix + ours)
-
-    def on_load(module: nn.Module, state: dict, prefix: str, *rest: object) -> None:
-        for ours, theirs in names.items():
-            if prefix + theirs in state:
-                state[prefix + ours] = state.pop(prefix + theirs)
-
-    module.register_state_dict_post_hook(on_save)
-    module.register_load_state_dict_pre_hook(on_load)
-
-
-def newest_checkpoint(path: Path, registered_name: str) -> Path:
-    """The file itself; of a run's folder the best model, else the one of the last epoch."""
-    if path.is_file():
-        return path
-    folder = path / registered_name if (path / registered_name).is_dir() else path
-    best = folder / "model-best.pth.tar"
-    if best.is_file():
-        return best
-    numbered = sorted(folder.glob("model.pth.tar-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]))
-    if not numbered:
-        around = path.parent if path.parent.is_dir() else path.parent.parent
-        found = ", ".join(sorted(p.name for p in around.glob("*"))[:8]) or "nothing"
-        raise FileNotFoundError(
-            f"Model not found at {path} (in {around} there is {found}); see --model-dir, --load-epoch"
-        )
-    return numbered[-1]
-
-
-def prompts_only(state: Mapping[str, Tensor], learner: nn.Module) -> dict[str, Tensor]:
-    """A checkpoint's entries without class-dependent buffers and without the frozen CLIP of the family's files."""
-    own = learner.state_dict()
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    return {
-        key: value
-        for key, value in state.items()
-        if key in own or not (key.endswith(CLASS_BUFFERS) or (key.startswith(FROZEN_PREFIXES) and "VPT" not in key))
-    }
-
-
-def load_exactly(learner: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Load every tensor of the learner; ValueError naming keys that are missing, surplus or of another shape."""
-    own = learner.state_dict()
-    wrong = {
-        "missing": [key for key in own if key not in weights],
-        "surplus": [key for key in weights if key not in own],
-        "of another shape": [
-            f"{key} {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}"
-            for key in own
-            if key in weights and weights[key].shape != own[key].shape
-        ],
-    }
-    if any(wrong.values()):
-        found = "; ".join(f"{what}: {', '.join(keys[:4])}" for what, keys in wrong.items() if keys)
-        raise ValueError(f"The checkpoint {path} does not fit this method and its settings ({found})")
-    learner.load_state_dict({key: value.float() for key, value in weights.items()})
