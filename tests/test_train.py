@@ -1,0 +1,289 @@
+"""``train.py`` as a user calls it: what a run leaves behind, what it says of mistakes, how it goes on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+import yaml
+
+import train
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils.logger import Logger
+
+from .trainers.world import CLASSNAMES, METHODS, options, save_clip
+
+CONFIGS = train.CONFIGS
+
+
+class Outcome(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A method yaml for the small CLIP."""
+    folder = tmp_path_factory.mktemp("settings")
+    content = {
+        "MODEL": {"BACKBONE": {"PATH": save_clip(folder)}},
+        "INPUT": {"SIZE": "(32, 32)"},
+        "DATALOADER": {"NUM_WORKERS": 0, "TRAIN_X": {"BATCH_SIZE": 8}},
+        "OPTIM": {"NAME": "sgd", "LR": 0.02, "LR_SCHEDULER": "cosine", "MAX_EPOCH": 2},
+        "TRAINER": {TRAINER_REGISTRY.get(name).section: {"PREC": "fp32", **chosen} for name, chosen in METHODS.items()},
+        "USE_CUDA": False,
+    }
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+@pytest.fixture
+def command(settings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Command:
+    """``command(*words)``: exit status and output of ``train.py`` on the swatches with the small CLIP."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, "collect_env_info", lambda: "a machine")  # it takes seconds
+
+    def run(trainer: str, *words: object, data: tuple[str, ...] = ("DATASET.NAME", "Swatches")) -> Outcome:
+        console = sys.stdout
+        flags = [str(word) for word in words]
+        opts = next((i for i, word in enumerate(flags) if "." in word and word.split(".")[0].isupper()), len(flags))
+        argv = ["--trainer", trainer, "--config-file", settings, "--output-dir", "run"]
+        argv += [*flags[:opts], *(data if data[0].isupper() else ())]
+        try:
+            status = train.main([*(() if data[0].isupper() else data), *argv, *flags[opts:]])
+        finally:
+            if isinstance(sys.stdout, Logger):
+                sys.stdout.close()
+            sys.stdout = console
+        return Outcome(status, *capsys.readouterr())
+
+    return run
+
+
+def metrics(folder: str = "run") -> dict:
+    return json.loads(Path(folder, "metrics.json").read_text())
+
+
+def weights(folder: str, name: str = "prompt_learner/model.pth.tar-2") -> dict[str, torch.Tensor]:
+    return torch.load(Path(folder, name), weights_only=True)["state_dict"]
+
+
+def test_a_run_and_what_it_leaves_behind(command: Command) -> None:
+    outcome = command("CoOp", "--seed", 3)
+    assert outcome.status == 0 and not outcome.err
+    log = Path("run/log.txt").read_text()
+    for line in ("** Arguments **", "** Config **", "epoch [2/2] batch [3/3]", "=> result", "Finished training"):
+        assert line in log and line in outcome.out
+    found = metrics()
+    assert found["trainer"] == "CoOp" and found["dataset"] == "Swatches"
+    assert (found["seed"], found["epoch"], found["max_epoch"], found["status"]) == (3, 2, 2, "finished")
+    assert (found["num_classes"], found["num_train"], found["num_val"], found["num_test"]) == (6, 24, 6, 12)
+    assert found["trainable_parameters"] == 3 * 128
+    result = found["results"]["test"]
+    assert result["accuracy"] == pytest.approx(100 * result["correct"] / 12)
+    assert [row["classname"] for row in result["per_class"]] == CLASSNAMES
+    assert [epoch["epoch"] for epoch in found["history"]] == [1, 2]
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert config["TRAINER"]["NAME"] == "CoOp" and config["SEED"] == 3 and config["OPTIM"]["LR"] == 0.02
+    assert list(Path("run/tensorboard").iterdir())
+    assert weights("run").keys() == {"ctx"}
+    assert not [path for path in Path("run").rglob("*") if path.name.endswith(".tmp")]
+
+
+def test_evaluation_of_a_run(command: Command) -> None:
+    """The same accuracy as at the end of training; from another folder, on other classes too."""
+    command("MaPLe", "--seed", 1)
+    trained = metrics()["results"]["test"]["accuracy"]
+    assert command("MaPLe", "--eval-only", "--model-dir", "run", "--load-epoch", 2, "--output-dir", "again").status == 0
+    again = metrics("again")
+    assert again["results"]["test"]["accuracy"] == trained
+    assert again["eval_only"] and again["epoch"] == 2 and not again["history"]
+    new = ("--output-dir", "new", "DATASET.SUBSAMPLE_CLASSES", "new")
+    assert command("MaPLe", "--eval-only", "--model-dir", "run", *new).status == 0
+    assert metrics("new")["num_classes"] == 3
+
+
+@pytest.mark.parametrize("method", [*METHODS, "ZeroshotCLIP", "ZeroshotCLIP2"])
+def test_every_method_runs(method: str, command: Command) -> None:
+    assert command(method, "--seed", 1, "OPTIM.MAX_EPOCH", 1, "DATASET.NUM_SHOTS", 1).status == 0
+    assert metrics()["results"]["test"]["total"] == 12
+
+
+def test_zero_is_a_seed(command: Command) -> None:
+    """It gives the same weights twice, and other ones than seed 1."""
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert f"Setting fixed seed: {seed}" in command("CoOp", "--seed", seed, "--output-dir", folder).out
+    assert metrics("a")["seed"] == 0
+    first, again, other = (weights(folder)["ctx"] for folder in "abc")
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_without_a_seed_the_drawn_one_is_recorded(command: Command) -> None:
+    command("CoOp")
+    seed = metrics()["seed"]
+    assert seed >= 0
+    command("CoOp", "--seed", seed, "--output-dir", "again")
+    assert torch.equal(weights("run")["ctx"], weights("again")["ctx"])
+
+
+@pytest.mark.parametrize("method", ["CoOp", "RPP"])
+def test_interrupted_run_goes_on_exactly(method: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the middle of epoch 2 and called again with the same words."""
+    name = {"CoOp": "prompt_learner", "RPP": "UnsharedPromptLearner"}[method] + "/model.pth.tar-2"
+    command(method, "--seed", 5, "--output-dir", "whole")
+    step = TRAINER_REGISTRY.get(method).forward_backward
+
+    def interrupted(trainer: object, batch: dict) -> dict:
+        if trainer.epoch == 1 and trainer.batch_idx == 1:
+            raise KeyboardInterrupt
+        return step(trainer, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TRAINER_REGISTRY.get(method), "forward_backward", interrupted)
+        command(method, "--seed", 5)
+    assert not Path("run", name).exists()
+    outcome = command(method, "--seed", 5)
+    assert "Found checkpoint at run (will resume training)" in outcome.out
+    resumed, whole = weights("run", name), weights("whole", name)
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+    assert [epoch["loss"] for epoch in metrics("run")["history"]] == [
+        epoch["loss"] for epoch in metrics("whole")["history"]
+    ]
+    assert metrics("run")["results"] == metrics("whole")["results"]
+
+
+def test_cached_features_change_no_result(command: Command) -> None:
+    """Text-only prompts on fixed views: the image encoder runs once; order and numbers stay."""
+    for folder, cached in (("without", False), ("with", True)):
+        words = ("--seed", 1, "--transforms", "normalize", "--output-dir", folder, "DATALOADER.CACHE_FEATURES", cached)
+        assert command("CoOp", *words).status == 0
+    assert torch.allclose(weights("with")["ctx"], weights("without")["ctx"], atol=1e-5)
+
+
+MISTAKES = {
+    "trainer": (("MaPel",), "MaPel", "MaPLe"),
+    "data set": (("CoOp", "DATASET.NAME", "Swatch"), "Swatch", "Swatches"),
+    "backbone": (("CoOp", "--backbone", "ViT-B/61", "MODEL.BACKBONE.PATH", ""), "ViT-B/61", "ViT-B/16"),
+    "weights file": (("CoOp", "MODEL.BACKBONE.PATH", "weights.pt"), "weights.pt"),
+    "key": (("CoOp", "TRAINER.COOP.N_CXT", 4), "TRAINER.COOP.N_CXT", "TRAINER.COOP.N_CTX"),
+    "type": (("CoOp", "OPTIM.LR", "fast"), "OPTIM.LR"),
+    "pairs": (("CoOp", "OPTIM.LR"), "pairs KEY VALUE", "OPTIM.LR"),
+    "yaml": (("CoOp", "--config-file", "missing.yaml"), "missing.yaml"),
+    "image size": (("CoOp", "INPUT.SIZE", "(64, 64)"), "INPUT.SIZE is (64, 64)", "(32, 32)"),
+    "depth": (("MaPLe", "TRAINER.MAPLE.PROMPT_DEPTH", 9), "prompt depth 9 exceeds the 3 layers"),
+    "phrase": (("IVLP", "TRAINER.IVLP.CTX_INIT", "photo"), "CTX_INIT 'photo' has 1 tokens, fewer than the 2"),
+    "position": (("CoOp", "TRAINER.COOP.CLASS_TOKEN_POSITION", "back"), "'back'", "'end', 'middle', 'front'"),
+    "precision": (("RPP", "TRAINER.RPP.PREC", "fp8"), "TRAINER.RPP.PREC", "fp32, fp16, bf16, amp", "'fp8'"),
+    "candidates": (("POMP", "TRAINER.POMP.UPDATE_CLASS_NUM", 8), "UPDATE_CLASS_NUM", "from 2 to 7", "is 8"),
+    "loss": (("CoOp", "OPTIM.LR", 1e30), "infinite or NaN", "lr 1.0000e+30", "last good checkpoint", "OPTIM.LR"),
+    "run": (("CoOp", "--eval-only", "--model-dir", "nowhere"), "nowhere", "--model-dir"),
+    "epoch": (("CoOp", "--eval-only", "--model-dir", ".", "--load-epoch", 7), "model.pth.tar-7", "--load-epoch"),
+    "prompts": (("CoOp", "TRAINER.INIT_PROMPTS", "old.pth"), "old.pth"),
+    "cache": (("CoOp", "DATALOADER.CACHE_FEATURES", True), "random_flip", "--transforms normalize"),
+    "cache of vision": (
+        ("VPT", "--transforms", "normalize", "--seed", 1, "DATALOADER.CACHE_FEATURES", True),
+        "text-only",
+    ),
+    "final model": (("CoOp", "TEST.FINAL_MODEL", "best"), '"best"', "best_val"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_end_in_one_line(mistake: str, command: Command) -> None:
+    """Exit status 2, the reason and the way out on stderr, no traceback, no results."""
+    words, *expected = MISTAKES[mistake]
+    outcome = command(*words)
+    assert outcome.status == 2
+    assert outcome.err.count("\n") == 1
+    for part in expected:
+        assert part in outcome.err
+    assert not Path("run/metrics.json").exists()
+
+
+def test_missing_data(command: Command) -> None:
+    data = ("--dataset-config-file", str(CONFIGS / "datasets" / "dtd.yaml"))
+    outcome = command("CoOp", "--root", "nowhere", data=data)
+    assert outcome.status == 2
+    assert "nowhere" in outcome.err and "Traceback" not in outcome.err
+
+
+def test_yaml_with_an_unknown_key(command: Command) -> None:
+    Path("typo.yaml").write_text("OPTIM:\n  LEARNING_RATE: 0.1\n")
+    outcome = command("CoOp", "--config-file", "typo.yaml")
+    assert outcome.status == 2
+    assert 'OPTIM.LEARNING_RATE in "typo.yaml"' in outcome.err
+
+
+def test_another_configuration_is_not_resumed(command: Command) -> None:
+    command("CoOp", "--seed", 1)
+    before = weights("run")["ctx"]
+    outcome = command("CoOp", "--seed", 1, "OPTIM.LR", 0.5)
+    assert outcome.status == 2
+    assert "OPTIM.LR: 0.02 there, 0.5 now" in outcome.err
+    assert torch.equal(weights("run")["ctx"], before)
+
+
+def test_traceback_on_demand(command: Command) -> None:
+    with pytest.raises(ValueError, match="exceeds the 3 layers"):
+        command("MaPLe", "--traceback", "TRAINER.MAPLE.PROMPT_DEPTH", 9)
+
+
+def test_no_train_builds_and_stops(command: Command) -> None:
+    assert command("RPP", "--no-train").status == 0
+    assert [path.name for path in Path("run").iterdir()] == ["log.txt"]
+
+
+# Settings
+
+
+def test_order_of_the_settings(tmp_path: Path) -> None:
+    """Data set yaml, method yaml, arguments, pairs: later ones win."""
+    for name, text in {
+        "data": "DATASET:\n  NAME: Swatches\n  NUM_SHOTS: 1\nSEED: 1\nOPTIM:\n  LR: 0.1\nOUTPUT_DIR: data\n",
+        "method": "DATASET:\n  NUM_SHOTS: 2\nSEED: 2\nOUTPUT_DIR: method\n",
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    files = ["--dataset-config-file", str(tmp_path / "data.yaml"), "--config-file", str(tmp_path / "method.yaml")]
+    words = ["--trainer", "CoOp", "--seed", "3", "--output-dir", "argument", "OUTPUT_DIR", "pair"]
+    cfg = train.setup_cfg(train.parse_args([*files, *words]))
+    found = (cfg.DATASET.NAME, cfg.OPTIM.LR, cfg.DATASET.NUM_SHOTS, cfg.SEED, cfg.OUTPUT_DIR)
+    assert found == ("Swatches", 0.1, 2, 3, "pair")
+
+
+def test_all_arguments_reach_the_config() -> None:
+    words = "--trainer CoOp --root data --resume old --source-domains a b --target-domains c --transforms normalize"
+    cfg = train.setup_cfg(train.parse_args([*words.split(), "--backbone", "RN50", "--head", "none"]))
+    assert (cfg.TRAINER.NAME, cfg.DATASET.ROOT, cfg.RESUME) == ("CoOp", "data", "old")
+    assert (cfg.DATASET.SOURCE_DOMAINS, cfg.DATASET.TARGET_DOMAINS) == (("a", "b"), ("c",))
+    assert (cfg.INPUT.TRANSFORMS, cfg.MODEL.BACKBONE.NAME, cfg.MODEL.HEAD.NAME) == (("normalize",), "RN50", "none")
+
+
+@pytest.mark.parametrize("method", [*METHODS, "ZeroshotCLIP", "ZeroshotCLIP2"])
+def test_a_method_alone_takes_the_embedded_world(method: str, capsys: pytest.CaptureFixture) -> None:
+    cfg = train.setup_cfg(train.parse_args(["--trainer", method]))
+    found = cfg.DATASET.NAME, cfg.MODEL.BACKBONE.NAME, cfg.TRAINER.NAME
+    assert found == ("TinyShapes", "tiny", method)
+    said = capsys.readouterr().out
+    assert "configs/datasets/tiny_shapes.yaml" in said and f"configs/trainers/{method}/tiny.yaml" in said
+
+
+def test_real_data_needs_a_settings_file() -> None:
+    words = ["--trainer", "MaPLe", "--dataset-config-file", str(CONFIGS / "datasets" / "dtd.yaml")]
+    with pytest.raises(ValueError, match=r"Give --config-file for MaPLe on DescribableTextures.*vit_b16_c2_ep5"):
+        train.setup_cfg(train.parse_args(words))
+
+
+def test_method_options_by_pairs() -> None:
+    words = [str(word) for word in options("RPP", {"QKV": "kv", "TEACHER.TEMPLATES": "ensemble"})]
+    cfg = train.setup_cfg(train.parse_args(["--trainer", "RPP", *words]))
+    assert (cfg.TRAINER.RPP.QKV, cfg.TRAINER.RPP.TEACHER.TEMPLATES) == ("kv", "ensemble")
