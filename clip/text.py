@@ -76,7 +76,7 @@ class Texts:
 
         An empty phrase means ``num_ctx`` placeholder words. ``position`` of the class name among the slots (CoOp):
         end: SOS ctx name . EOS; middle: SOS ctx[:P//2] name ctx[P//2:] . EOS; front: SOS name ctx . EOS.
-        Raises ValueError for an unknown position or a phrase with fewer tokens than slots.
+        Raises ValueError for an unknown position, a phrase with fewer tokens than slots, or a text of too many tokens.
         """
         if position not in CLASS_TOKEN_POSITIONS:
             raise ValueError(f"CLASS_TOKEN_POSITION must be one of {CLASS_TOKEN_POSITIONS}, but got {position!r}")
@@ -123,7 +123,7 @@ class Texts:
 def checked_ids(text: str, limit: int) -> list[int]:
     ids = [tokenizer().sot_token_id, *tokenizer().encode(text), tokenizer().eot_token_id]
     if len(ids) > limit:
-        raise RuntimeError(f"Input {text!r} is too long for context length {limit} ({len(ids)} tokens)")
+        raise ValueError(f"Input {text!r} is too long for context length {limit} ({len(ids)} tokens)")
     return ids
 
 

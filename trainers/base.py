@@ -246,6 +246,8 @@ class DeepPromptTrainer(PromptTrainer):
         return super().phrase if self.num_ctx <= 4 else ""
 
     def check_backbone(self, clip: CLIP) -> None:
+        if max(self.text_depth, self.vision_depth) < 1:
+            raise ValueError(f"TRAINER.{self.section}: a prompt depth of at least 1 is needed")
         if self.vision_depth and not clip.has_vit:
             raise ValueError(
                 f"{type(self).__name__} puts prompts into a ViT, but {self.cfg.MODEL.BACKBONE.NAME} is a ResNet;"

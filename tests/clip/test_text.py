@@ -235,7 +235,7 @@ def test_bad_wordings_are_refused() -> None:
         Texts.from_names(["cat"], position="back")
     with pytest.raises(ValueError, match="'a photo' has 2 tokens, fewer than the 4"):
         Texts.from_names(["cat"], "a photo", num_ctx=4)
-    with pytest.raises(RuntimeError, match=r"cat cat.* is too long for context length 77 \(83 tokens\)"):
+    with pytest.raises(ValueError, match=r"cat cat.* is too long for context length 77 \(83 tokens\)"):
         Texts.from_names(["dog", "cat " * 80])
 
 
