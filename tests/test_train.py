@@ -162,14 +162,6 @@ def test_interrupted_run_goes_on_exactly(method: str, command: Command, monkeypa
     assert metrics("run")["results"] == metrics("whole")["results"]
 
 
-def test_cached_features_change_no_result(command: Command) -> None:
-    """Text-only prompts on fixed views: the image encoder runs once; order and numbers stay."""
-    for folder, cached in (("without", False), ("with", True)):
-        words = ("--seed", 1, "--transforms", "normalize", "--output-dir", folder, "DATALOADER.CACHE_FEATURES", cached)
-        assert command("CoOp", *words).status == 0
-    assert torch.allclose(weights("with")["ctx"], weights("without")["ctx"], atol=1e-5)
-
-
 MISTAKES = {
     "trainer": (("MaPel",), "MaPel", "MaPLe"),
     "data set": (("CoOp", "DATASET.NAME", "Swatch"), "Swatch", "Swatches"),

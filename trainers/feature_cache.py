@@ -38,6 +38,10 @@ def check_cacheable(cfg: CfgNode, model: PromptedCLIP) -> None:
             f"DATALOADER.CACHE_FEATURES needs the same view of an image in every epoch, but INPUT.TRANSFORMS has"
             f" {', '.join(sorted(random))}; use --transforms normalize, or switch the cache off"
         )
+    if (views := cfg.DATALOADER.K_TRANSFORMS) > 1:
+        raise ValueError(
+            f"DATALOADER.CACHE_FEATURES keeps one view of an image, but DATALOADER.K_TRANSFORMS is {views}"
+        )
     if not getattr(model.learner, "conditional", False) and model.learner().vision is not None:
         raise ValueError(
             "DATALOADER.CACHE_FEATURES is for text-only methods; this one learns prompts of the image encoder"

@@ -152,3 +152,13 @@ def step(trainer: PromptTrainer, image: Tensor, label: Tensor) -> float:
     """One optimiser step in the middle of an epoch; the loss before it."""
     trainer.batch_idx, trainer.num_batches = 0, 2
     return float(trainer.forward_backward({"img": image, "label": label})["loss"])
+
+
+def state(trainer: PromptTrainer) -> dict[str, Tensor]:
+    """A copy of what a checkpoint would hold."""
+    return {key: value.clone() for key, value in trainer.model.learner.state_dict().items()}
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """The same keys with the same numbers, bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)

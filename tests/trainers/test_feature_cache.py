@@ -1,0 +1,50 @@
+"""Image features computed once: the same training, and refused where the features would change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.clip.small import difference
+
+from .world import Make, batch, state
+
+FIXED = ("INPUT.TRANSFORMS", ("normalize",), "OPTIM.MAX_EPOCH", 2, "TEST.NO_TEST", True)
+
+
+@pytest.mark.parametrize("method", ["CoOp", "CoCoOp", "POMP"])
+def test_training_is_the_same(method: str, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Order, sampling and weights; each training image passes the encoder once."""
+    plain = make(method, None, *FIXED, "OUTPUT_DIR", str(tmp_path / "plain"))
+    plain.train()
+    cached = make(method, None, *FIXED, "DATALOADER.CACHE_FEATURES", True)
+    encode, seen = cached.model.clip.visual.forward, []
+    monkeypatch.setattr(cached.model.clip.visual, "forward", lambda image: seen.append(len(image)) or encode(image))
+    cached.train()
+    assert sum(seen) == 24
+    first, second = state(plain), state(cached)
+    assert all(difference(second[key], first[key]) < 1e-4 for key in first)
+
+
+def test_features_pass_for_images(make: Make) -> None:
+    model, image = make("CoOp").model, batch()[0]
+    assert torch.equal(model(model.encode_image(image)), model(image))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "opts", "message"),
+    [
+        ("CoOp", {}, (), "same view of an image in every epoch.* random_flip, random_resized_crop"),
+        ("CoOp", {}, (*FIXED, "DATALOADER.K_TRANSFORMS", 2), "one view of an image, but DATALOADER.K_TRANSFORMS is 2"),
+        ("IVLP", {}, FIXED, "text-only methods"),
+        ("VPT", {}, FIXED, "text-only methods"),
+        ("RPP", {"PROMPT_DEPTH_VISION": 0}, FIXED, "its teacher looks at the images"),
+    ],
+)
+def test_refused_where_features_would_change(
+    method: str, settings: dict, opts: tuple, message: str, make: Make
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(method, settings, *opts, "DATALOADER.CACHE_FEATURES", True).train()
