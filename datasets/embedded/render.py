@@ -100,7 +100,7 @@ class Scene:
     things: tuple[Thing, ...]
     style: str = "photo"
     noise: float = 0.06
-    grain: tuple[float, float] = (10.0, 16.0)  # range of the textures' frequency, in radians per unit
+    grain: tuple[float, float] = (9.0, 13.0)  # range of the textures' frequency, in radians per unit
 
 
 @cache
@@ -108,7 +108,7 @@ def glyph(digit: str) -> Array:
     """(64, 64) coverage of a printed digit, from the font that comes with Pillow."""
     image = Image.new("L", (64, 64))
     font = ImageFont.load_default(72)
-    ImageDraw.Draw(image).text((32, 32), str(DIGITS.index(digit)), 255, font, anchor="mm", stroke_width=1)
+    ImageDraw.Draw(image).text((32, 32), str(DIGITS.index(digit)), 255, font, anchor="mm", stroke_width=3)
     return np.asarray(image, np.float32) / 255
 
 
@@ -135,8 +135,8 @@ def shades(thing: Thing, rng: np.random.Generator) -> tuple[Array, Array]:
 
 
 def pattern(texture: str, grain: tuple[float, float], rng: np.random.Generator) -> Array:
-    """(H, W, 1) where the second shade goes, over the whole picture, randomly turned, scaled and shifted."""
-    turn, frequency = rng.uniform(0, np.pi), rng.uniform(*grain)
+    """(H, W, 1) where the second shade goes, over the whole picture, slightly turned, randomly scaled and shifted."""
+    turn, frequency = rng.uniform(-0.4, 0.4), rng.uniform(*grain)
     cosine, sine = np.cos(turn) * frequency, np.sin(turn) * frequency
     phase_u, phase_v = rng.uniform(0, 2 * np.pi, 2)
     return TEXTURES[texture](X * cosine + Y * sine + phase_u, Y * cosine - X * sine + phase_v)[..., None]
@@ -198,7 +198,7 @@ def chalk(scene: Scene, rng: np.random.Generator) -> Array:
 
 def sketch(scene: Scene, rng: np.random.Generator) -> Array:
     """Pencil outlines with a thin wash of colour on white paper."""
-    return line_art(scene, rng, paper=rng.uniform(0.9, 1.0, 3), wash=0.55, ink=np.full(3, rng.uniform(0.1, 0.35)))
+    return line_art(scene, rng, paper=rng.uniform(0.9, 1.0, 3), wash=0.7, ink=np.full(3, rng.uniform(0.1, 0.35)))
 
 
 STYLES: dict[str, Callable[[Scene, np.random.Generator], Array]] = {

@@ -16,8 +16,8 @@ def pick(rng: np.random.Generator, words: dict[str, object]) -> str:
 
 def single(colour: str, texture: str, shape: str, rng: np.random.Generator) -> Thing:
     """One thing somewhere near the middle."""
-    x, y = rng.uniform(-0.25, 0.25, 2)
-    return Thing(shape, colour, texture, x, y, rng.uniform(0.45, 0.75), rng.uniform(-0.35, 0.35))
+    x, y = rng.uniform(-0.15, 0.15, 2)
+    return Thing(shape, colour, texture, x, y, rng.uniform(0.6, 0.85), rng.uniform(-0.25, 0.25))
 
 
 def surface(colour: str, texture: str) -> Thing:
@@ -46,13 +46,13 @@ def pair(
     first: str, relation: str, second: str, colours: tuple[str, str], rng: np.random.Generator
 ) -> tuple[Thing, ...]:
     """Two solid things, the first one above, left of or inside the second."""
-    x, y = rng.uniform(-0.15, 0.15, 2)
+    x, y = rng.uniform(-0.08, 0.08, 2)
     turn_a, turn_b = rng.uniform(-0.25, 0.25, 2)
     if relation == "inside":
-        outer = Thing(second, colours[1], x=x, y=y, radius=rng.uniform(0.75, 0.85), angle=turn_b)
-        return outer, Thing(first, colours[0], x=x, y=y + 0.05, radius=rng.uniform(0.28, 0.36), angle=turn_a)
-    shift = (0, 0.45) if relation == "above" else (0.45, 0)
-    radius_a, radius_b = rng.uniform(0.33, 0.42, 2)
+        outer = Thing(second, colours[1], x=x, y=y, radius=rng.uniform(0.8, 0.9), angle=turn_b)
+        return outer, Thing(first, colours[0], x=x, y=y + 0.05, radius=rng.uniform(0.36, 0.42), angle=turn_a)
+    shift = (0, 0.48) if relation == "above" else (0.48, 0)
+    radius_a, radius_b = rng.uniform(0.38, 0.46, 2)
     return (
         Thing(first, colours[0], x=x - shift[0], y=y - shift[1], radius=radius_a, angle=turn_a),
         Thing(second, colours[1], x=x + shift[0], y=y + shift[1], radius=radius_b, angle=turn_b),

@@ -109,7 +109,7 @@ class TinySource(EmbeddedDataset):
 
     @classmethod
     def scene(cls, words: Words, rng: np.random.Generator) -> Scene:
-        return Scene((single(*words, rng),), noise=rng.uniform(0.03, 0.12))
+        return Scene((single(*words, rng),), noise=rng.uniform(0.03, 0.1))
 
 
 @DATASET_REGISTRY.register()
@@ -142,7 +142,7 @@ class TinyTextures(EmbeddedDataset):
 
     @classmethod
     def scene(cls, words: Words, rng: np.random.Generator) -> Scene:
-        return Scene((surface(*words),), noise=0.1, grain=(14.0, 24.0))
+        return Scene((surface(*words),), noise=0.1, grain=(12.0, 18.0))
 
 
 @DATASET_REGISTRY.register()
@@ -258,7 +258,7 @@ class TinySourceTint(ShiftedSource):
     @classmethod
     def pixels(cls, words: Words, rng: np.random.Generator) -> Array:
         image = super().pixels(words, rng) / 255
-        return to_pixels(image * rng.uniform(0.35, 1.0, 3) + rng.uniform(0, 0.2, 3))
+        return to_pixels(image * rng.uniform(0.5, 1.0, 3) + rng.uniform(0, 0.15, 3))
 
 
 @DATASET_REGISTRY.register()
@@ -268,9 +268,9 @@ class TinySourceWarp(ShiftedSource):
     @classmethod
     def scene(cls, words: Words, rng: np.random.Generator) -> Scene:
         colour, texture, shape = words
-        x, y = rng.uniform(-0.4, 0.4, 2)
+        x, y = rng.uniform(-0.25, 0.25, 2)
         thing = Thing(
-            shape, colour, texture, x, y, rng.uniform(0.4, 0.6), rng.uniform(-1.2, 1.2), rng.uniform(0.75, 1.3)
+            shape, colour, texture, x, y, rng.uniform(0.5, 0.75), rng.uniform(-0.7, 0.7), rng.uniform(0.8, 1.25)
         )
         return Scene((thing,), noise=0.06)
 
