@@ -27,8 +27,7 @@ from tqdm import tqdm
 from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_list
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import read_image
-from train import USER_ERRORS
+from dassl.utils import exit_status, read_image
 from trainers import extend_cfg
 from trainers.base import PromptTrainer
 from trainers.zsclip import ZeroshotCLIP
@@ -148,13 +147,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    try:
-        run(parse_args(argv))
-    except USER_ERRORS as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"{type(error).__name__}: {text}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: run(parse_args(argv)))
 
 
 if __name__ == "__main__":

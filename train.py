@@ -19,13 +19,12 @@ import torch
 import datasets  # noqa: F401 - registers the data sets
 from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_list
 from dassl.engine import TRAINER_REGISTRY, build_trainer
-from dassl.utils import collect_env_info, set_random_seed, setup_logger
+from dassl.utils import USER_ERRORS as USER_ERRORS
+from dassl.utils import collect_env_info, exit_status, set_random_seed, setup_logger
 from trainers import extend_cfg
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 EMBEDDED_DATASET = CONFIGS / "datasets" / "tiny_shapes.yaml"
-# What a user can put right: these end in one line and exit status 2 instead of a traceback.
-USER_ERRORS = (ValueError, KeyError, OSError, FloatingPointError)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -138,15 +137,9 @@ def print_header(args: argparse.Namespace, cfg: CfgNode) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    try:
-        run(args)
-    except USER_ERRORS as error:
-        if args.traceback:
-            raise
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"{type(error).__name__}: {text}", file=sys.stderr)
-        return 2
-    return 0
+    if args.traceback:
+        return run(args) or 0
+    return exit_status(lambda: run(args))
 
 
 if __name__ == "__main__":

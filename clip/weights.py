@@ -18,6 +18,7 @@ VOCABULARY_SIZE = 49408
 # Entries of OpenAI's archives that are numbers, not weights; open_clip's buffer of the causal mask.
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
 PRECISIONS = ("fp32", "fp16", "bf16", "amp")
+MATRICES = ("in_proj_weight", "in_proj_bias", "proj", "text_projection")  # in half precision, besides Linear and Conv2d
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -100,7 +101,8 @@ def build_model(weights: Mapping[str, Tensor], **overrides: object) -> CLIP:
     Raises ValueError naming keys that are missing, surplus or of another shape.
     """
     weights = openai_names(weights)
-    model = CLIP(**{**infer_sizes(weights), **overrides})
+    with torch.device("meta"):  # no random weights that would be overwritten at once
+        model = CLIP(**{**infer_sizes(weights), **overrides})
     if (ids := weights.pop("token_embedding.ids", None)) is not None:
         rows = weights["token_embedding.weight"].float()
         weights["token_embedding.weight"] = rows.new_zeros(model.vocab_size, rows.shape[1]).index_copy(
@@ -121,7 +123,9 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     if any(wrong.values()):
         found = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:3])}" for what, keys in wrong.items() if keys)
         raise ValueError(f"The weights do not fit CLIP's architecture ({found})")
-    model.load_state_dict({key: value.float() for key, value in weights.items()}, strict=False)
+    copies = {key: value.to(own[key].dtype, copy=True) for key, value in weights.items()}
+    counters = {key: torch.zeros_like(value, device="cpu") for key, value in own.items() if key not in weights}
+    model.load_state_dict({**copies, **counters}, assign=True)
 
 
 def set_precision(model: CLIP, precision: str) -> CLIP:
@@ -138,6 +142,3 @@ def set_precision(model: CLIP, precision: str) -> CLIP:
             if isinstance(module, nn.Conv2d | nn.Linear) or name in MATRICES:
                 parameter.data = parameter.data.to(dtype)
     return model
-
-
-MATRICES = ("in_proj_weight", "in_proj_bias", "proj", "text_projection")

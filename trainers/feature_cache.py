@@ -38,6 +38,8 @@ def check_cacheable(cfg: CfgNode, model: PromptedCLIP) -> None:
             f"DATALOADER.CACHE_FEATURES needs the same view of an image in every epoch, but INPUT.TRANSFORMS has"
             f" {', '.join(sorted(random))}; use --transforms normalize, or switch the cache off"
         )
+    if cfg.DATALOADER.SKIP_BROKEN:
+        raise ValueError("DATALOADER.CACHE_FEATURES needs every image, so it does not go with DATALOADER.SKIP_BROKEN")
     if (views := cfg.DATALOADER.K_TRANSFORMS) > 1:
         raise ValueError(
             f"DATALOADER.CACHE_FEATURES keeps one view of an image, but DATALOADER.K_TRANSFORMS is {views}"

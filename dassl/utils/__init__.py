@@ -2,12 +2,14 @@ from dassl.utils.logger import Logger, setup_logger
 from dassl.utils.meters import AverageMeter, MetricMeter
 from dassl.utils.registry import Registry, UnknownNameError, check_availability, get_most_similar_str_to_a_from_b
 from dassl.utils.tools import (
+    USER_ERRORS,
     BrokenImageError,
     atomic_write,
     check_isfile,
     collect_env_info,
     derive_seed,
     download_url,
+    exit_status,
     listdir_nohidden,
     mkdir_if_missing,
     read_image,
@@ -31,6 +33,7 @@ from dassl.utils.torchtools import (
 )
 
 __all__ = [
+    "USER_ERRORS",
     "AverageMeter",
     "BrokenImageError",
     "Logger",
@@ -44,6 +47,7 @@ __all__ = [
     "count_num_param",
     "derive_seed",
     "download_url",
+    "exit_status",
     "get_most_similar_str_to_a_from_b",
     "init_network_weights",
     "listdir_nohidden",

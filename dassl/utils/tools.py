@@ -5,11 +5,12 @@ import hashlib
 import json
 import os
 import random
+import sys
 import tempfile
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -20,12 +21,14 @@ from torch.utils.collect_env import get_pretty_env_info
 from tqdm import tqdm
 
 __all__ = [
+    "USER_ERRORS",
     "BrokenImageError",
     "atomic_write",
     "check_isfile",
     "collect_env_info",
     "derive_seed",
     "download_url",
+    "exit_status",
     "listdir_nohidden",
     "mkdir_if_missing",
     "read_image",
@@ -35,6 +38,23 @@ __all__ = [
     "tolist_if_not",
     "write_json",
 ]
+
+
+# What a user can put right: a program ends in one line, without a traceback.
+USER_ERRORS = (ValueError, KeyError, OSError, FloatingPointError)
+
+
+def exit_status(run: Callable[[], int | None]) -> int:
+    """Run a program's work; returns its exit status: 2 after a user's error, told in one line, 130 after Ctrl-C."""
+    try:
+        return run() or 0
+    except USER_ERRORS as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"{type(error).__name__}: {text}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
 
 
 def mkdir_if_missing(dirname: str) -> None:

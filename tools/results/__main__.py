@@ -16,7 +16,7 @@ import os
 import sys
 from pathlib import Path
 
-from dassl.utils import atomic_write
+from dassl.utils import atomic_write, exit_status
 
 from . import plots, seeds
 from .comparison import with_other_methods
@@ -28,7 +28,6 @@ from .tables import build
 
 TABLES = ("base2new", "fewshot", "xd", "dg", "pretrain")
 ENDINGS = {".csv": "csv", ".json": "json", ".md": "markdown", ".tex": "latex"}
-USER_ERRORS = (ValueError, KeyError, OSError)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -118,13 +117,7 @@ def write(text: str, path: Path | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    try:
-        run(parse_args(argv))
-    except USER_ERRORS as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"{type(error).__name__}: {text}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: run(parse_args(argv)))
 
 
 if __name__ == "__main__":
