@@ -22,6 +22,7 @@ from typing import Protocol
 import torch.utils.tensorboard  # noqa: F401 - slow to import, and every training needs it: forked jobs share it
 
 import train
+from clip.simple_tokenizer import tokenizer
 from dassl.engine.record import RunRecord
 from dassl.utils import atomic_write, read_json
 
@@ -146,6 +147,7 @@ class ForkWorker:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
+        tokenizer()  # its vocabulary is read once, and every child has it
 
     def start(self, job: Job) -> None:
         self.process = multiprocessing.get_context("fork").Process(target=self._child, args=(job,))
@@ -241,10 +243,12 @@ def carry_out(jobs: Sequence[Job], workers: Sequence[Worker]) -> list[Job]:
 
 def _skip_dependants(waiting: list[Job], bad: list[Job], progress: Progress) -> None:
     broken = {job.output_dir for job in bad}
-    for job in [job for job in waiting if broken & {*job.needs}]:
-        waiting.remove(job)
-        bad.append(job)
-        progress.report(job, "skipped, as what it needs failed:", 0.0)
+    for job in [*waiting]:
+        if broken & {*job.needs}:
+            waiting.remove(job)
+            bad.append(job)
+            broken.add(job.output_dir)
+            progress.report(job, "skipped, as what it needs failed:", 0.0)
 
 
 def _start_ready(waiting: list[Job], workers: Sequence[Worker], running: dict[Worker, tuple[Job, float]]) -> None:

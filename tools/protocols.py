@@ -62,7 +62,7 @@ DEFAULT_CONFIGS = {
         "fewshot": "vit_b16_c2_ep5_batch4_2ctx_few_shot",
     },
     "POMP": {
-        **dict.fromkeys(("base2new", "xd", "dg", "fewshot"), "vit_b16_ep5"),
+        **dict.fromkeys(("base2new", "xd", "dg", "fewshot"), "vit_b16_ep5_all_classes"),
         "pretrain": "vit_b16_ep5_randaug2",
     },
     "RPP": {

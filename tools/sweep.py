@@ -150,8 +150,8 @@ def pretraining(init: Mapping[str, object], like: Series, benchmark: Benchmark) 
 
 def variant(settings: Mapping[str, object]) -> str:
     """Folder name of settings that differ from the config file's, such as ``-prompt_depth_3``."""
-    parts = (f"-{key.rpartition('.')[2].lower()}_{value}" for key, value in settings.items())
-    return "".join(re.sub(r"[^\w.+-]+", "_", part) for part in parts)
+    names = (f"{key.rpartition('.')[2].lower()}_{value}" for key, value in settings.items())
+    return "".join("-" + re.sub(r"_?[^\w.+-]+", "_", name).strip("_") for name in names)
 
 
 def words(settings: Mapping[str, object]) -> list[str]:
@@ -244,8 +244,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.root and not all(map(embedded, [*source, *benchmark.datasets])):
         raise ValueError(f"{args.file} needs data sets: give the folder that holds them by --root, or DATA=...")
     bad = carry_out(jobs, workers_for(args, len(jobs)))
-    if len(bad) < len(jobs):
-        print_table(jobs)
+    starts = {need for job in jobs if "--eval-only" not in job.argv for need in job.needs}
+    if results := [job for job in jobs if job not in bad and job.output_dir not in starts]:
+        print_table(results)
     return 1 if bad else 0
 
 

@@ -15,12 +15,18 @@ from datasets.embedded import EMBEDDED, TinyDigits
 from tools import sweep
 
 CLASSES, DIGITS_A_FOLD = 12, 30
+# One epoch, one image a class, and no more sampled classes than there are.
+TINY = (
+    *("OPTIM.MAX_EPOCH", "1", "DATASET.NUM_SHOTS", "1"),
+    *("TRAINER.RPP.UPDATE_CLASS_NUM", "4", "TRAINER.POMP.UPDATE_CLASS_NUM", "4"),
+)
 
 
 @pytest.fixture
 def small_world(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twelve classes with two images a split, a thirtieth of the digits; forked jobs inherit it."""
     digits = TinyDigits.rows
+    digits("train")  # scikit-learn is slow to import: once, not in every job
     for dataset in EMBEDDED:
         few = dataset.classes()[:CLASSES]
         monkeypatch.setattr(dataset, "classes", classmethod(lambda cls, few=few: few))

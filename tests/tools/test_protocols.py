@@ -62,8 +62,15 @@ def test_pretraining_tests_its_source_although_its_recipe_does_not() -> None:
 
 @pytest.mark.parametrize(
     ("dataset", "shots", "config"),
-    [("dtd", 1, "vit_b16_ep50"), ("dtd", 2, "vit_b16_ep100"), ("dtd", 4, "vit_b16_ep100"), ("dtd", 8, "vit_b16")]
-    + [("dtd", 16, "vit_b16"), ("imagenet", 16, "vit_b16_ep50"), ("tiny_shapes", 16, "tiny")],
+    [
+        ("dtd", 1, "vit_b16_ep50"),
+        ("dtd", 2, "vit_b16_ep100"),
+        ("dtd", 4, "vit_b16_ep100"),
+        ("dtd", 8, "vit_b16"),
+        ("dtd", 16, "vit_b16"),
+        ("imagenet", 16, "vit_b16_ep50"),
+        ("tiny_shapes", 16, "tiny"),
+    ],
 )
 def test_epochs_of_coop_depend_on_shots(dataset: str, shots: int, config: str) -> None:
     (job,) = protocols.fewshot(Series("CoOp", shots=shots), dataset)
@@ -178,8 +185,11 @@ def check_states(base: jobs.Job, new: jobs.Job) -> None:
 
 def test_a_run_has_one_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "LOCK_SECONDS", 0)
-    with jobs.sole_user_of(str(tmp_path)), pytest.raises(ValueError, match="is in use"):
-        with jobs.sole_user_of(str(tmp_path)):
-            pass
+    with (
+        jobs.sole_user_of(str(tmp_path)),
+        pytest.raises(ValueError, match="is in use"),
+        jobs.sole_user_of(str(tmp_path)),
+    ):
+        pass
     with jobs.sole_user_of(str(tmp_path)):
         pass

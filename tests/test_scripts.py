@@ -1,0 +1,114 @@
+"""The scripts: what they start, from where, with which data, and one of them in earnest."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools import protocols
+
+from .tools.small_world import TINY, accuracies, small_world  # noqa: F401 - a fixture
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+WORDS = {  # script: its arguments, and the runs that they take in the embedded world
+    "base2new": (("CoOp", "tiny_digits", "1"), 2),
+    "fewshot": (("MaPLe", "tiny_digits", "1", "2"), 1),
+    "xd": (("CoOp",), 6),
+    "dg": (("RPP", "1"), 5),
+    "pretrain": (("POMP", "1"), 10),
+    "zeroshot": (("ZeroshotCLIP2", "tiny_counts"), 1),
+}
+
+
+def run(script: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if name not in ("DATA", "PYTHON")} | environment
+    return subprocess.run(["bash", SCRIPTS / f"{script}.sh", *words], env=env, capture_output=True, text=True, cwd="/")
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> str:
+    """An interpreter that only tells where it is started, with what."""
+    path = tmp_path / "python"
+    path.write_text('#!/bin/sh\npwd\necho "$DATA"\nprintf "%s\\n" "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.usefixtures("small_world")
+@pytest.mark.parametrize("script", WORDS)
+def test_what_a_script_starts_runs(script: str, recorder: str, tmp_path: Path) -> None:
+    words, count = WORDS[script]
+    folder, data, *started = run(script, *words, *TINY, "--out", str(tmp_path), PYTHON=recorder).stdout.splitlines()
+    assert folder == str(SCRIPTS.parent) and data == ""
+    assert started == ["-m", "tools.protocols", script, *words, *TINY, "--out", str(tmp_path)]
+    assert protocols.main(started[2:]) == 0
+    assert len(accuracies(tmp_path)) == count
+
+
+def test_data_may_be_relative(recorder: str, tmp_path: Path) -> None:
+    words = ["bash", SCRIPTS / "xd.sh", "MaPLe"]
+    (tmp_path / "sets").mkdir()
+    env = {**os.environ, "PYTHON": recorder, "DATA": "sets"}
+    shown = subprocess.run(words, env=env, cwd=tmp_path, capture_output=True, text=True).stdout
+    assert shown.splitlines()[1] == str(tmp_path / "sets")
+    missing = subprocess.run(words, env={**env, "DATA": "nowhere"}, cwd=tmp_path, capture_output=True, text=True)
+    assert missing.returncode == 2 and "DATA=nowhere is no folder" in missing.stderr
+
+
+@pytest.mark.parametrize("script", WORDS)
+def test_help(script: str) -> None:
+    shown = run(script, "-h").stdout
+    assert f"bash scripts/{script}.sh METHOD" in shown and "#" not in shown
+
+
+def test_a_script_in_earnest(tmp_path: Path) -> None:
+    done = run("base2new", "ZeroshotCLIP", "tiny_digits", "--out", str(tmp_path), PYTHON=sys.executable)
+    assert done.returncode == 0, done.stderr
+    assert "* accuracy:" in done.stdout and "Base-to-new generalization" in done.stdout
+    assert len(accuracies(tmp_path)) == 2
+
+
+# The environment ------------------------------------------------------------------------------------------------------
+
+
+def fake_project(folder: Path, version_ok: bool = True) -> dict[str, str]:
+    """A project with env.sh alone, and a python3 whose venv has a pip that writes down when it is called."""
+    (folder / "scripts").mkdir(parents=True)
+    (folder / "scripts" / "env.sh").write_text((SCRIPTS / "env.sh").read_text())
+    (folder / "requirements.txt").write_text("yacs\n")
+    pip = f'#!/bin/sh\\necho "$*" >> {folder}/calls\\n'
+    python = folder / "bin" / "python3"
+    python.parent.mkdir()
+    python.write_text(
+        "#!/bin/sh\n"
+        f'case "$1" in -c) exit {0 if version_ok else 1};; --version) echo Python 3.8.1; exit;; esac\n'
+        f"mkdir -p .venv/bin; printf '{pip}' > .venv/bin/python; chmod +x .venv/bin/python\n"
+    )
+    python.chmod(0o755)
+    return {"PATH": f"{python.parent}:{os.environ['PATH']}"}
+
+
+def source_env(folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    words = ["bash", "-c", f'source {folder}/scripts/env.sh; echo "$PYTHON"']
+    return subprocess.run(words, env=env, capture_output=True, text=True)
+
+
+def test_packages_are_installed_once_and_when_they_change(tmp_path: Path) -> None:
+    env = fake_project(tmp_path)
+    for _ in range(2):
+        assert source_env(tmp_path, env).stdout == ".venv/bin/python\n"
+    calls = tmp_path / "calls"
+    assert len(calls.read_text().splitlines()) == 1 and "requirements.txt" in calls.read_text()
+    (tmp_path / "requirements.txt").write_text("yacs\ntorch\n")
+    source_env(tmp_path, env)
+    assert len(calls.read_text().splitlines()) == 2
+
+
+def test_an_old_python_is_refused(tmp_path: Path) -> None:
+    refused = source_env(tmp_path, fake_project(tmp_path, version_ok=False))
+    assert refused.returncode == 2 and "3.10 or newer is needed, found: Python 3.8.1" in refused.stderr
+    assert not (tmp_path / ".venv").exists()

@@ -1,0 +1,65 @@
+"""The cost of a run: counts are exact, estimates follow from what was measured, FLOPs against a hand count."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tools import plan
+
+from .small_world import small_world  # noqa: F401 - a fixture
+
+ARGS = ("--trainer", "MaPLe", "DATASET.NUM_SHOTS", "2", "DATALOADER.TRAIN_X.BATCH_SIZE", "7")
+
+
+@pytest.mark.usefixtures("small_world")
+def test_cost_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = plan.build(ARGS)
+    cost = plan.measure(trainer)
+    assert "Loading" not in capsys.readouterr().out
+    # MaPLe: 2 deep layers of 2 tokens, a coupling with bias for each; widths of the model
+    text, vision = trainer.model.clip.transformer.width, trainer.model.clip.visual.width
+    assert cost.trainable == 2 * (2 * text + text * vision + vision)
+    assert cost.clip == sum(param.numel() for param in trainer.model.clip.parameters())
+    assert (cost.images, cost.batch_size, cost.steps, cost.epochs, cost.test_images) == (24, 7, 3, 10, 24)
+    assert cost.train_seconds == pytest.approx(30 * cost.step_seconds) and cost.step_seconds > 0
+    assert cost.memory_gb > 0.1 and cost.test_seconds > 0
+
+
+@pytest.mark.usefixtures("small_world")
+def test_zero_shot_has_nothing_to_train() -> None:
+    cost = plan.measure(plan.build(("--trainer", "ZeroshotCLIP")))
+    assert (cost.trainable, cost.train_seconds) == (0, 0)
+
+
+def test_flops_of_a_linear_layer() -> None:
+    layer = torch.nn.Linear(300, 200, bias=False)
+    assert plan.gigaflops(lambda: layer(torch.ones(10, 300))) == pytest.approx(2 * 10 * 300 * 200 / 1e9)
+
+
+@pytest.mark.usefixtures("small_world")
+def test_complexity_counts_the_texts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "MEASURED_SECONDS", 0.05)
+    row = plan.complexity(plan.build(("--trainer", "CoOp")))
+    both, image = float(row["GFLOPs, texts and an image"]), float(row["GFLOPs, an image"])
+    visual = plan.build(("--trainer", "ZeroshotCLIP")).model.clip.visual
+    rows = 1 + visual.positional_embedding.shape[0] - 1
+    blocks = visual.transformer.layers * 12 * visual.width**2 * rows * 2 / 1e9  # weights of a block: 12 D^2
+    assert both > image and blocks * 0.8 < image < blocks * 1.3
+    assert all(int(row[f"images/s, batch {n}"]) > 0 for n in (1, 4, 100))
+    assert row["classes"] == 12
+
+
+@pytest.mark.usefixtures("small_world")
+def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(plan, "MEASURED_SECONDS", 0.01)
+    assert plan.main([*ARGS]) == 0
+    assert "training, estimated" in capsys.readouterr().out
+    assert plan.main(["--complexity", "--trainer", "CoOp"]) == 0
+    assert "images/s, batch 100" in capsys.readouterr().out
+    assert plan.main(["--trainer", "MaPle"]) == 2
+    assert "nearest: MaPLe" in capsys.readouterr().err
+
+
+def test_durations() -> None:
+    assert [plan.duration(seconds) for seconds in (1.23, 61, 7322)] == ["1.2 s", "0:01:01", "2:02:02"]

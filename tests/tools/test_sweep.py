@@ -1,0 +1,265 @@
+"""Whole tables: resumed after a kill, idempotent, robust against a failing job, on several kinds of workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dassl.utils import read_json
+from tools import jobs, sweep
+from tools.sweep import Benchmark, Method
+
+from .small_world import TINY, accuracies, epochs_in, small_world, start_sweep  # noqa: F401 - a fixture
+
+BENCHMARKS = sorted(Path("configs/benchmarks").glob("*.yaml"))
+EPOCHS = 12  # each takes a twentieth of a second
+LONGER = (*TINY, "OPTIM.MAX_EPOCH", str(EPOCHS))
+
+
+def write(path: Path, **content: object) -> str:
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def small_table(folder: Path) -> str:
+    """Three methods, two data sets, two seeds."""
+    return write(
+        folder / "small.yaml",
+        title="A small table",
+        protocol="base2new",
+        datasets=["tiny_digits", "tiny_shapes"],
+        seeds=[1, 2],
+        methods=[{"trainer": "ZeroshotCLIP"}, {"trainer": "CoOp"}, {"trainer": "RPP"}],
+    )
+
+
+# A whole table --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_world")
+def test_a_killed_sweep_goes_on_to_the_same_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file, whole, cut = small_table(tmp_path), tmp_path / "whole", tmp_path / "cut"
+    assert sweep.main([file, *LONGER, "--out", str(whole)]) == 0
+    table = capfd.readouterr().out
+    assert len(accuracies(whole)) == 20  # zero-shot runs do not depend on the seed
+    assert all(name in table for name in ("CLIP", "CoOp", "RPP", "tiny_digits", "tiny_shapes", "average"))
+
+    kill_in_the_middle(start_sweep([file, *LONGER, "--out", str(cut)]), cut)
+    before, logs = accuracies(cut), {*cut.rglob("log.txt*")}
+    assert 0 < len(before) < 20
+    assert sweep.main([file, *LONGER, "--out", str(cut)]) == 0
+    assert accuracies(cut) == accuracies(whole)
+    check_resumed(sorted({*cut.rglob("log.txt*")} - logs), whole)
+    assert histories(cut) == histories(whole)
+
+    begun, after = time.monotonic(), sorted(cut.rglob("log.txt*"))
+    assert sweep.main([file, *LONGER, "--out", str(cut)]) == 0
+    assert time.monotonic() - begun < 20 and sorted(cut.rglob("log.txt*")) == after
+    assert "20 jobs, 20 done already" in capfd.readouterr().out
+
+
+def kill_in_the_middle(process: object, out: Path) -> None:
+    """Kill the whole process group while the second data set's training is between two epochs."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        if [*out.glob("base2new/train_base/tiny_shapes/**/model-last.pth.tar")]:
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+        time.sleep(0.002)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert [*out.rglob("model-last.pth.tar")], "it was too fast: nothing is unfinished"
+
+
+def check_resumed(new_logs: list[Path], whole: Path) -> None:
+    second, all_epochs = epochs_in(new_logs), epochs_in([*whole.rglob("log.txt*")])
+    assert 0 < len(second) < len(all_epochs) == 8 * EPOCHS
+    (resumed,) = [log for log in new_logs if "will resume training" in log.read_text()]
+    own = [epoch for log, epoch in second if log == resumed]
+    assert own and own[0] > 1 and own[-1] == EPOCHS, "the interrupted run must go on, not start again"
+
+
+def histories(out: Path) -> dict[str, list[tuple[int, float]]]:
+    """Epochs and losses of every trained run."""
+    found = {str(path.relative_to(out)): read_json(str(path))["history"] for path in sorted(out.rglob("metrics.json"))}
+    return {name: [(epoch["epoch"], epoch["loss"]) for epoch in history] for name, history in found.items() if history}
+
+
+@pytest.mark.usefixtures("small_world")
+def test_sigterm_stops_the_job_as_well(tmp_path: Path) -> None:
+    argv = [small_table(tmp_path), "--out", str(tmp_path), "--only", "CoOp,tiny_digits", "OPTIM.MAX_EPOCH", "1000"]
+    process = start_sweep(argv)
+    last = "**/model-last.pth.tar"
+    while not [*tmp_path.glob(last)]:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGTERM)  # not the group: the sweep itself ends its job
+    process.join(30)
+    assert process.exitcode == 130
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob(last)}
+    time.sleep(0.5)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob(last)} == stamps
+
+
+@pytest.mark.usefixtures("small_world")
+def test_a_failing_job_stops_only_what_needs_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = write(
+        tmp_path / "table.yaml",
+        title="One of two fails",
+        protocol="base2new",
+        datasets=["tiny_digits"],
+        seeds=[1],
+        methods=[{"trainer": "CoOp", "opts": {"INPUT.SIZE": "(64, 64)"}}, {"trainer": "CoOp"}],
+    )
+    argv = [file, "--out", str(tmp_path), *TINY]
+    assert sweep.main(argv) == 1
+    shown = capfd.readouterr()
+    assert "FAILED" in shown.out and "skipped, as what it needs failed" in shown.out
+    assert "[4/4]" in shown.out and len(accuracies(tmp_path)) == 2
+    (error,) = tmp_path.rglob("error.txt")
+    assert "size_64_64" in str(error) and "INPUT.SIZE is (64, 64)" in error.read_text()
+    assert sweep.main([*argv, "--dry-run"]) == 0
+    states = [line.split()[0] for line in capfd.readouterr().out.splitlines()[1:]]
+    assert states == ["failed", "missing", "done", "done"]
+
+
+@pytest.mark.usefixtures("small_world")
+@pytest.mark.parametrize("where", [("--slurm", "cluster=local,timeout_min=5"), ("--gpus", "0")])
+def test_other_workers(where: tuple[str, str], tmp_path: Path) -> None:
+    """The queue's and the GPUs' way of running a job: in a new interpreter, on the real data."""
+    methods = [{"trainer": "ZeroshotCLIP"}]
+    file = write(tmp_path / "table.yaml", title="One", protocol="zeroshot", datasets=["tiny_digits"], methods=methods)
+    assert sweep.main([file, "--out", str(tmp_path), *where]) == 0
+    assert len(accuracies(tmp_path)) == 1
+
+
+def test_a_gpu_is_given_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    monkeypatch.setattr(jobs.subprocess, "Popen", lambda words, env, **_: started.append((words, env)))
+    jobs.ProcessWorker("3").start(jobs.Job(str(tmp_path), ("--trainer", "RPP")))
+    ((words, env),) = started
+    assert env["CUDA_VISIBLE_DEVICES"] == "3" and "--trainer" in words[-1]
+
+
+# Scheduling -----------------------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """Ends every job at the second look, with the status that its folder's name tells."""
+
+    log: list[str]
+
+    def __init__(self, log: list[str]) -> None:
+        self.log, self.looks = log, 0
+
+    def start(self, job: jobs.Job) -> None:
+        self.job, self.looks = job, 0
+        self.log.append(f"start {Path(job.output_dir).name}")
+
+    def poll(self) -> int | None:
+        self.looks += 1
+        if self.looks < 2:
+            return None
+        self.log.append(f"end {Path(self.job.output_dir).name}")
+        return 1 if "bad" in self.job.output_dir else 0
+
+    def stop(self) -> None:
+        self.log.append("stop")
+
+
+def job(folder: Path, name: str, *needs: str) -> jobs.Job:
+    return jobs.Job(str(folder / name), ("--trainer", "CoOp"), tuple(str(folder / need) for need in needs))
+
+
+def test_jobs_run_side_by_side_and_wait_for_what_they_need(tmp_path: Path) -> None:
+    log: list[str] = []
+    todo = [job(tmp_path, "a"), job(tmp_path, "b", "a"), job(tmp_path, "bad"), job(tmp_path, "d", "bad")]
+    todo.append(job(tmp_path, "e", "d"))
+    failed = jobs.carry_out(todo, [Recorder(log), Recorder(log)])
+    assert [Path(one.output_dir).name for one in failed] == ["bad", "d", "e"]
+    assert log[:2] == ["start a", "start bad"] and log.index("end a") < log.index("start b")
+    assert "start d" not in log and "start e" not in log
+    assert "status 1" in (tmp_path / "bad" / "error.txt").read_text()
+
+
+# Benchmark files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_every_file_can_be_planned(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep.main([str(path), "--dry-run", "--root", "/data", "--out", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 3 and all("--config-file" in line for line in lines[1:])
+    assert path.read_text().startswith("# ")
+
+
+@pytest.mark.usefixtures("small_world")
+@pytest.mark.parametrize(
+    ("name", "only", "count"),
+    [
+        ("base2new", "ZeroshotCLIP,RPP,tiny_shapes", 4),
+        ("xd", "ZeroshotCLIP,RPP,tiny_digits", 4),
+        ("dg", "MaPLe,tiny_source_warp", 2),
+        ("pretrain", "POMP,tiny_counts,tiny_source_tint", 3),
+        ("fewshot", "RPP,tiny_textures", 3),  # with the prompts that one of them starts from
+    ],
+)
+def test_every_embedded_file_runs(
+    name: str, only: str, count: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = f"configs/benchmarks/embedded_{name}.yaml"
+    assert sweep.main([file, "--seeds", "1", "--only", only, "--out", str(tmp_path), *TINY]) == 0
+    assert len(accuracies(tmp_path)) == count
+    assert f", tiny{'' if name == 'fewshot' else ', 1 shots'}\n" in capfd.readouterr().out  # the table's title
+
+
+def test_a_grid_has_a_folder_for_each_combination() -> None:
+    method = Method("RPP", grid={"TRAINER.RPP.QKV": ["qkv", "kv"], "TRAINER.RPP.LAMBDA": [0.5, 1.0]})
+    table = Benchmark("t", "fewshot", [method], datasets=["dtd"], seeds=[1], shots=[2])
+    planned = sweep.plan_jobs(table)
+    folders = [Path(one.output_dir).parent.name for one in planned]
+    config = "vit_b16_ep50_batch4_few_shot"
+    assert folders == [f"{config}-qkv_{q}-lambda_{value}_2shots" for q in ("qkv", "kv") for value in (0.5, 1.0)]
+    assert planned[1].argv[-4:] == ("TRAINER.RPP.QKV", "qkv", "TRAINER.RPP.LAMBDA", "1.0")
+
+
+def test_pretraining_comes_before_what_starts_from_it() -> None:
+    method = Method("RPP", init={"method": "RPP", "seed": 42})
+    table = Benchmark("t", "base2new", [method], datasets=["dtd", "eurosat"], seeds=[1, 2])
+    first, *rest = sweep.plan_jobs(table)
+    assert first.output_dir == "output/imagenet_21k/RPP/vit_b16_ep5_randaug2_16shots/seed42" and len(rest) == 8
+    for one in rest[::2]:
+        assert one.needs == (first.output_dir,) and one.argv[-2:] == ("TRAINER.INIT_PROMPTS", first.output_dir)
+        assert "-pretrained" in one.output_dir
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"protocol": "base2now"}, "did you mean base2new"),
+        ({"method": []}, "unknown key of a benchmark 'method'; did you mean methods"),
+        ({"methods": [{"trainer": "CoOp", "cfg": "rn50"}]}, "unknown key of a method 'cfg'"),
+        ({"methods": [{"config": "rn50"}]}, "trainer"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named(
+    change: dict[str, object], text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {"title": "t", "protocol": "base2new", "methods": [{"trainer": "CoOp"}], **change}
+    file = write(tmp_path / "t.yaml", **content)
+    assert sweep.main([file]) == 2
+    error = capsys.readouterr().err
+    assert file in error and text in error and len(error.splitlines()) == 1
+
+
+def test_mistakes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep.main([small_table(tmp_path), "--only", "CoPo"]) == 2
+    assert "did you mean CoOp" in capsys.readouterr().err
+    assert sweep.main(["configs/benchmarks/maple_table3.yaml", "--root", ""]) == 2
+    assert "give the folder that holds them by --root" in capsys.readouterr().err
+    assert sweep.main([small_table(tmp_path), "--slurm", "gpu", "--out", str(tmp_path)]) == 2
+    assert "NAME=VALUE" in capsys.readouterr().err
