@@ -213,6 +213,10 @@ def comma_separated(text: str) -> list[str]:
     return [part for part in text.split(",") if part]
 
 
+def numbers(text: str) -> list[int]:
+    return [int(part) for part in comma_separated(text)]
+
+
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tools.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -223,15 +227,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", default="output", help="folder of all results")
     parser.add_argument("--dry-run", action="store_true", help="list the jobs, what is done, and the commands")
     parser.add_argument("--only", type=comma_separated, default=[], metavar="NAME,...", help="methods, data sets")
-    parser.add_argument("--seeds", type=comma_separated, default=[], metavar="N,...", help="instead of the file's")
+    parser.add_argument("--seeds", type=numbers, default=[], metavar="N,...", help="instead of the file's")
     parser.add_argument("--gpus", type=comma_separated, default=[], metavar="N,...", help="one job on each of them")
     parser.add_argument("--slurm", type=comma_separated, default=[], metavar="NAME=VALUE,...", help="see submitit")
     return parser.parse_intermixed_args(argv)
 
 
 def run(args: argparse.Namespace) -> int:
-    seeds = [int(seed) for seed in args.seeds]
-    benchmark = narrowed(read_benchmark(args.file), args.only, seeds)
+    benchmark = narrowed(read_benchmark(args.file), args.only, args.seeds)
     if benchmark.protocol == "complexity":
         return complexity(benchmark, args)
     jobs = plan_jobs(benchmark, args.opts, args.root, args.out)
