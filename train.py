@@ -19,7 +19,6 @@ import torch
 import datasets  # noqa: F401 - registers the data sets
 from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_list
 from dassl.engine import TRAINER_REGISTRY, build_trainer
-from dassl.utils import USER_ERRORS as USER_ERRORS
 from dassl.utils import collect_env_info, exit_status, set_random_seed, setup_logger
 from trainers import extend_cfg
 

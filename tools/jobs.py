@@ -24,7 +24,7 @@ import torch.utils.tensorboard  # noqa: F401 - slow to import, and every trainin
 import train
 from clip.simple_tokenizer import tokenizer
 from dassl.engine.record import RunRecord
-from dassl.utils import atomic_write, read_json
+from dassl.utils import USER_ERRORS, atomic_write, read_json
 
 POLL_SECONDS = 0.05
 LOCK_SECONDS = 15
@@ -91,7 +91,7 @@ def work(job: Job, quiet: bool = False) -> int:
         with sole_user_of(job.output_dir), silence() if quiet else contextlib.nullcontext():
             train.run(train.parse_args([*job.argv]))
     except Exception as error:
-        known = isinstance(error, train.USER_ERRORS)
+        known = isinstance(error, USER_ERRORS)
         leave_error(job, f"{type(error).__name__}: {error}" if known else traceback.format_exc())
         return 1
     return 0

@@ -24,7 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import train
 from dassl.engine import build_trainer
-from dassl.engine.record import _peak_memory_gb
+from dassl.engine.record import peak_memory_gb
+from dassl.utils import exit_status
 from tools.jobs import silence
 from trainers.base import PromptTrainer
 
@@ -94,7 +95,7 @@ def measure(trainer: PromptTrainer) -> Cost:
         test_images=len(trainer.dm.dataset.test),
         step_seconds=step_seconds,
         test_seconds=seconds_a_test_image(trainer),
-        memory_gb=_peak_memory_gb(trainer.device),
+        memory_gb=peak_memory_gb(trainer.device),
         device=torch.cuda.get_device_name(trainer.device) if trainer.device.type == "cuda" else "CPU",
     )
 
@@ -191,12 +192,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--complexity", action="store_true", help="FLOPs and images per second instead")
     args, rest = parser.parse_known_args(argv)
-    try:
-        print(complexity_table([rest]) if args.complexity else tabulate(measure(build(rest)).rows()))
-    except train.USER_ERRORS as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(
+        lambda: print(complexity_table([rest]) if args.complexity else tabulate(measure(build(rest)).rows()))
+    )
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
+from dassl.utils import exit_status
 from tools.jobs import Job, carry_out, local_worker
 from tools.results.render import paper_grid, render
 from tools.results.runs import read_runs
 from tools.results.tables import BENCHMARK, IMAGENET_SHIFTS, TINY_SHIFTS, build
-from train import USER_ERRORS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ZERO_SHOT = ("ZeroshotCLIP", "ZeroshotCLIP2")
@@ -338,25 +338,22 @@ def print_table(jobs: Sequence[Job]) -> None:
     print("\n" + render([paper_grid(table) for table in build(runs)], "text"))
 
 
+def run(args: argparse.Namespace) -> int:
+    places, opts = read_words(args.protocol, args.words)
+    source, datasets = data_from(args, places)
+    jobs = jobs_of(args.protocol, series_from(args, places, opts), datasets, source)
+    if args.dry_run:
+        print("\n".join(job.command() for job in jobs))
+        return 0
+    bad = carry_out(jobs, [local_worker()])
+    if len(bad) < len(jobs):
+        print_table(jobs)
+    return 1 if bad else 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    try:
-        places, opts = read_words(args.protocol, args.words)
-        source, datasets = data_from(args, places)
-        jobs = jobs_of(args.protocol, series_from(args, places, opts), datasets, source)
-        if args.dry_run:
-            print("\n".join(job.command() for job in jobs))
-            return 0
-        bad = carry_out(jobs, [local_worker()])
-        if len(bad) < len(jobs):
-            print_table(jobs)
-        return 1 if bad else 0
-    except USER_ERRORS as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        return 130
+    return exit_status(lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 import submitit
 import yaml
 
+from dassl.utils import exit_status
 from tools import plan
 from tools.jobs import Job, ProcessWorker, Worker, carry_out, local_worker, states, work
 from tools.protocols import (
@@ -36,7 +37,6 @@ from tools.protocols import (
     unknown,
     usual_data,
 )
-from train import USER_ERRORS
 
 PROTOCOLS = (*PLACES, "complexity")
 
@@ -265,14 +265,7 @@ def complexity(benchmark: Benchmark, args: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        return run(parse_args(argv))
-    except USER_ERRORS as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        return 130
+    return exit_status(lambda: run(parse_args(argv)))
 
 
 if __name__ == "__main__":

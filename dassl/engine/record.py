@@ -97,7 +97,7 @@ class RunRecord:
             "results": self.results,
             "history": self.history,
             "seconds": {"train": sum(epoch["seconds"] for epoch in self.history), "test": self.test_seconds},
-            "peak_memory_gb": _peak_memory_gb(device),
+            "peak_memory_gb": peak_memory_gb(device),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "versions": {
                 "python": platform.python_version(),
@@ -109,7 +109,7 @@ class RunRecord:
         write_json(metrics, os.path.join(cfg.OUTPUT_DIR, "metrics.json"))
 
 
-def _peak_memory_gb(device: torch.device) -> float:
+def peak_memory_gb(device: torch.device) -> float:
     """Largest memory so far: of the GPU's tensors, or of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9

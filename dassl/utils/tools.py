@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import random
 import sys
 import tempfile
@@ -12,12 +13,12 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import IO, Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.collect_env import get_pretty_env_info
 from tqdm import tqdm
 
 __all__ = [
@@ -158,8 +159,19 @@ def derive_seed(*numbers: int) -> int:
 
 
 def collect_env_info() -> str:
-    """torch's report on the machine and the libraries, and Pillow's version."""
-    return f"{get_pretty_env_info()}\n        Pillow ({Image.__version__})"
+    """The machine and the versions that results depend on; the last line is Pillow's, as the family's logs end it."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    lines = [
+        f"PyTorch version: {torch.__version__}",
+        f"torchvision version: {version('torchvision')}",
+        f"NumPy version: {np.__version__}",
+        f"Python version: {platform.python_version()}",
+        f"OS: {platform.platform()}",
+        f"CUDA of PyTorch: {torch.version.cuda}, cuDNN: {torch.backends.cudnn.version()}",
+        f"GPUs: {', '.join(gpus) or 'none'}",
+        f"CPU: {platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+    ]
+    return "\n".join(lines) + f"\n        Pillow ({Image.__version__})"
 
 
 def sha256_of(path: str) -> str:

@@ -15,7 +15,7 @@ import yaml
 from tabulate import tabulate
 
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import read_json
+from dassl.utils import exit_status, read_json
 from dassl.utils.registry import UnknownNameError, nearest_names
 from datasets import EMBEDDED
 from datasets.catalog import CATALOG
@@ -164,13 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status: 0, 1 if ``verify`` finds a difference, 2 for what a user can put right."""
     args = parse_args(argv)
     args.root = Path(args.root).expanduser()
-    try:
-        return args.run(args)
-    except (OSError, ValueError, KeyError) as error:
-        return complain(error)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it was", file=sys.stderr)
-        return 130
+    return exit_status(lambda: args.run(args))
 
 
 if __name__ == "__main__":

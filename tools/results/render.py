@@ -123,7 +123,10 @@ def _heading(key: Key, table: Table) -> str:
 
 def _add_block(grid: Grid, table: Table, places: list[Key]) -> None:
     compared = any(result.published for row in table.rows.values() for result in row.values())
-    widest = {place: max(len(row[place].datasets) for row in table.rows.values() if place in row) for place in places}
+    widest = {
+        place: max((len(row[place].datasets) for row in table.rows.values() if place in row), default=0)
+        for place in places
+    }
     for method, row in table.rows.items():
         results = [row.get(place) for place in places]
         if not any(results):
