@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks import naive
 from benchmarks.common import arguments, classifier, count_flops, device, interleave, machine, markdown
 
-CASES = (("MaPLe", 100), ("MaPLe", 500), ("CoOp", 100))
+CASES = (("MaPLe", 100), ("CoOp", 100))
 
 
 def stages(method: str, classes: int) -> dict[str, Callable[[], object]]:

@@ -22,7 +22,6 @@ CASES = (  # method, classes, budget in GB (0: none), naive
     ("CoOp", 100, 0, False),
     ("CoOp", 1000, 0, False),
     ("CoOp", 10_000, 4, False),
-    ("CoOp", 10_000, 1, False),
     ("MaPLe", 100, 0, True),
     ("MaPLe", 100, 0, False),
     ("MaPLe", 1000, 0, False),
