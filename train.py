@@ -44,7 +44,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--head", default="", help="unused, for scripts that pass it")
     parser.add_argument("--eval-only", action="store_true", help="load --model-dir and evaluate")
     parser.add_argument("--model-dir", default="", help="folder of the run whose prompts are evaluated")
-    parser.add_argument("--load-epoch", type=int, help="epoch to load for evaluation (default: the best model)")
+    parser.add_argument(
+        "--load-epoch", type=int, help="epoch to load for evaluation (default: the best model, else the newest)"
+    )
     parser.add_argument("--no-train", action="store_true", help="build everything and stop")
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
@@ -63,7 +65,8 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     if args.config_file:
         merge_from_file(cfg, args.config_file)
     elif not (args.backbone or "MODEL.BACKBONE.NAME" in given):
-        merge_embedded(cfg, tiny_settings(args.trainer, given.get("DATASET.NAME", cfg.DATASET.NAME)), "method settings")
+        trainer = given.get("TRAINER.NAME", args.trainer)
+        merge_embedded(cfg, tiny_settings(trainer, given.get("DATASET.NAME", cfg.DATASET.NAME)), "method settings")
     arguments = {
         "DATASET.ROOT": args.root,
         "OUTPUT_DIR": args.output_dir,

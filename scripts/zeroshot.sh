@@ -3,9 +3,9 @@
 #
 #   bash scripts/zeroshot.sh METHOD DATASET CFG [KEY VALUE ...] [--out DIR] [--dry-run]
 #
-# What is left out from the right: the first embedded data set, 16 shots, seed 1, the method's usual settings (a file of
-# configs/trainers/METHOD). With DATA=/path the data sets in that folder are used, without it the embedded ones. What is
-# done already is skipped, an interrupted run goes on; results go below output/. For example:
+# What is left out from the right: the first embedded data set, and vit_b16 (tiny on embedded data). With DATA=/path the
+# data sets in that folder are used, without it the embedded ones. What is done already is skipped; results go below
+# output/. For example:
 #
 #   DATA=/data bash scripts/zeroshot.sh ZeroshotCLIP dtd vit_b16
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"

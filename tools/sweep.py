@@ -77,12 +77,14 @@ def read_benchmark(path: str | Path) -> Benchmark:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         check_keys(content, Benchmark)
+        if not isinstance(content.get("methods"), list):
+            raise ValueError("it has no list of methods")
         for method in content["methods"]:
             check_keys(method, Method)
         benchmark = Benchmark(**{**content, "methods": [Method(**method) for method in content["methods"]]})
         if benchmark.protocol not in PROTOCOLS:
             raise ValueError(unknown("protocol", benchmark.protocol, PROTOCOLS))
-    except (yaml.YAMLError, ValueError, TypeError, KeyError) as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:
         raise ValueError(f'"{path}" is no benchmark: {error}') from error
     return with_default_data(benchmark)
 
