@@ -19,7 +19,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
@@ -27,7 +27,7 @@ from tqdm import tqdm
 from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_list
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import exit_status, read_image
+from dassl.utils import atomic_write, exit_status, read_image
 from trainers import extend_cfg
 from trainers.base import PromptTrainer
 from trainers.zsclip import ZeroshotCLIP
@@ -55,6 +55,8 @@ def load_config(args: argparse.Namespace) -> CfgNode:
     """The run's own config; for zero-shot prediction that of the backbone."""
     cfg = get_cfg_default()
     extend_cfg(cfg)
+    if args.model_dir and args.backbone:
+        raise ValueError("--backbone is for zero-shot prediction; a run given by --model-dir has its own")
     if args.model_dir:
         path = Path(args.model_dir) / "config.yaml"
         if not path.is_file():
@@ -109,7 +111,8 @@ def export(predictor: PromptTrainer, path: str) -> None:
     features: Tensor = predictor.model.text_features(predictor.model.learner())
     tensors = {"text_features": features.cpu(), "logit_scale": predictor.model.clip.logit_scale.exp().cpu()}
     metadata = {"classnames": json.dumps(predictor.model.classnames), "backbone": predictor.cfg.MODEL.BACKBONE.NAME}
-    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path, metadata)
+    with atomic_write(path) as file:
+        file.write(save({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, metadata))
     print(f"Text classifier of {len(features)} classes written to {path}")
 
 

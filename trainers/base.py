@@ -144,6 +144,8 @@ class PromptTrainer(TrainerX):
         hits = total = 0
         with torch.no_grad(), self.autocast():
             for batch in self.test_loader:
+                if batch is None:  # every image of it was unreadable
+                    continue
                 image, label = self.parse_batch_test(batch)
                 predicted = (self.model.encode_image(image) @ text.t()).argmax(dim=1)
                 hits, total = hits + int((predicted == label).sum()), total + len(label)
@@ -172,7 +174,8 @@ class PromptTrainer(TrainerX):
         """Images and labels on the device; K views of an image (K_TRANSFORMS) lie behind one another."""
         image, label = batch["img"], batch["label"]
         if isinstance(image, list):
-            image, label = torch.cat(image), label.repeat(len(image))
+            label = label.repeat(len(image))
+            image = torch.cat([view.to(self.device, non_blocking=True) for view in image])
         return image.to(self.device, non_blocking=True), label.to(self.device, non_blocking=True)
 
     def forward_backward(self, batch: Mapping[str, object]) -> dict[str, Tensor]:
@@ -216,9 +219,11 @@ class PromptTrainer(TrainerX):
         self.load_prompts(path)
 
     def load_prompts(self, path: str | Path) -> None:
-        """Load learnable tensors from a checkpoint file, or from the newest one below a folder."""
+        """Load learnable tensors from a checkpoint file, or from the best, else the newest one below a folder."""
         path = newest_checkpoint(Path(path), self.registered_name)
         checkpoint = load_checkpoint(str(path))
+        if not isinstance(checkpoint, Mapping):
+            raise ValueError(f"{path} holds no state dict (names with tensors), but a {type(checkpoint).__name__}")
         weights = prompts_only(checkpoint.get("state_dict", checkpoint), self.model.learner)
         load_exactly(self.model.learner, weights, path)
         self.epochs_done = checkpoint.get("epoch", 0)

@@ -37,8 +37,8 @@ class CoupledLearner(nn.Module):
 
     def forward(self) -> Prompts:
         text = [self.ctx, *self.compound_prompts_text]
-        couplings = [self.proj, *self.compound_prompt_projections] if len(self.compound_prompt_projections) else None
-        vision = [couple(prompt) for couple, prompt in zip(couplings or [self.proj] * len(text), text)]
+        deeper = self.compound_prompt_projections or [self.proj] * len(self.compound_prompts_text)
+        vision = [couple(prompt) for couple, prompt in zip([self.proj, *deeper], text)]
         return Prompts(text=shared_plan(text), vision=shared_plan(vision))
 
 

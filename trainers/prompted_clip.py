@@ -106,16 +106,24 @@ class PromptedCLIP(nn.Module):
         return unit(self.clip.encode_text(texts, plan, self.memory_gb))
 
     def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
-        """exp(logit_scale) <v, t>: (B, E) with (C, E) or (B, C, E) -> (B, C)."""
-        scaled = self.clip.logit_scale.exp() * image_features
-        if text_features.dim() == 2:
-            return scaled @ text_features.t()
-        return torch.einsum("be,bce->bc", scaled, text_features)
+        return cosine_logits(self.clip, image_features, text_features)
 
 
 def unit(features: Tensor) -> Tensor:
     """Normalise in at least fp32."""
     return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+
+
+def cosine_logits(clip: CLIP, image_features: Tensor, text_features: Tensor) -> Tensor:
+    """exp(logit_scale) <v, t>: (B, E) with (C, E) or (B, C, E) -> (B, C), in fp32 at least.
+
+    Not under autocast: half precision would round them, and cannot hold the mask of POMP's sampled classes.
+    """
+    with torch.autocast(image_features.device.type, enabled=False):
+        scaled = clip.logit_scale.exp() * image_features
+        if text_features.dim() == 2:
+            return scaled @ text_features.t()
+        return torch.einsum("be,bce->bc", scaled, text_features)
 
 
 @torch.no_grad()
@@ -133,6 +141,7 @@ def zeroshot_features(
 
 def initial_context(clip: CLIP, phrase: str, num_ctx: int) -> Tensor:
     """(P, D) token embeddings of the phrase's first ``num_ctx`` tokens, or N(0, 0.02^2) without a phrase; fp32."""
+    check_length(num_ctx)
     if not phrase:
         return 0.02 * torch.randn(num_ctx, clip.transformer.width)
     texts = Texts.from_strings([phrase])
@@ -145,8 +154,17 @@ def initial_context(clip: CLIP, phrase: str, num_ctx: int) -> Tensor:
     return clip.token_embedding(ids).detach().float().clone()
 
 
+def check_length(num_tokens: int) -> None:
+    if num_tokens < 1:
+        raise ValueError(f"A prompt needs at least 1 token, but its length (N_CTX) is {num_tokens}")
+
+
 def random_prompts(depth: int, num_tokens: int, width: int) -> nn.ParameterList:
     """(P, D) prompts for ``depth`` layers, N(0, 0.02^2) each."""
+    if depth < 0:
+        raise ValueError(f"A prompt depth must be 0 or more, but is {depth}")
+    if depth:
+        check_length(num_tokens)
     return nn.ParameterList(0.02 * torch.randn(num_tokens, width) for _ in range(depth))
 
 

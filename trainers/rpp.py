@@ -99,6 +99,8 @@ class RPP(DeepPromptTrainer):
         if cfg.DATALOADER.CACHE_FEATURES:
             raise ValueError("DATALOADER.CACHE_FEATURES does not work with RPP: its teacher looks at the images")
         check_choice(cfg.TRAINER.RPP, QKV=(*VIEWS,), RESIDUAL=("carry", "query"), CORRECTION_LOG=("log10", "ln"))
+        if (temperature := cfg.TRAINER.RPP.TEMPERATURE) <= 0:
+            raise ValueError(f"TRAINER.RPP.TEMPERATURE must be larger than 0, but is {temperature}")
 
     def build_learner(self, clip: CLIP) -> nn.Module:
         options, form = self.options, (self.options.QKV, self.options.RESIDUAL)

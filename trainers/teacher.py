@@ -10,7 +10,7 @@ from clip.model import CLIP
 from dassl.config import CfgNode
 
 from .base import PromptTrainer, load_clip
-from .prompted_clip import unit, zeroshot_features
+from .prompted_clip import cosine_logits, unit, zeroshot_features
 
 
 class Teacher:
@@ -29,7 +29,7 @@ class Teacher:
         if image.shape[-1] != size:
             image = F.interpolate(image, size=(size, size), mode="bicubic", antialias=True)
         text = self.text_features if classes is None else self.text_features[classes.to(image.device)]
-        return self.clip.logit_scale.exp() * unit(self.clip.encode_image(image)) @ text.t()
+        return cosine_logits(self.clip, unit(self.clip.encode_image(image)), text)
 
 
 def build_teacher(trainer: PromptTrainer, options: CfgNode) -> Teacher:
