@@ -28,11 +28,10 @@ from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_l
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import atomic_write, exit_status, read_image
+from datasets.splits import IMAGE_SUFFIXES
 from trainers import extend_cfg
 from trainers.base import PromptTrainer
 from trainers.zsclip import ZeroshotCLIP
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -81,7 +80,7 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     for path in map(Path, paths):
         inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
         if not inside:
-            raise FileNotFoundError(f"No images in {path} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
+            raise FileNotFoundError(f"No images in {path} (looked for {', '.join(IMAGE_SUFFIXES)})")
         found += inside
     return found
 

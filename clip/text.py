@@ -228,7 +228,7 @@ def rows_within(memory_gb: float, model: CLIP, groups: int) -> int:
     Without gradients only one layer's are alive at a time. Measured in ``benchmarks/memory.py``.
     """
     layers = model.transformer.layers if torch.is_grad_enabled() else 1
-    row_bytes = 24 * model.transformer.width * layers * groups * model.positional_embedding.element_size()
+    row_bytes = 24 * model.transformer.width * layers * groups * torch.finfo(model.dtype).bits // 8
     return max(1, int(memory_gb * 2**30 / row_bytes))
 
 

@@ -27,7 +27,7 @@ from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint
 
-from .checkpoints import load_exactly, newest_checkpoint, prompts_only, rename_state
+from .checkpoints import find_checkpoint, load_exactly, prompts_only, rename_state
 from .feature_cache import cached_features, check_cacheable
 from .prompted_clip import PromptedCLIP, initial_context, zeroshot_features
 
@@ -220,7 +220,7 @@ class PromptTrainer(TrainerX):
 
     def load_prompts(self, path: str | Path) -> None:
         """Load learnable tensors from a checkpoint file, or from the best, else the newest one below a folder."""
-        path = newest_checkpoint(Path(path), self.registered_name)
+        path = find_checkpoint(Path(path), self.registered_name)
         checkpoint = load_checkpoint(str(path))
         if not isinstance(checkpoint, Mapping):
             raise ValueError(f"{path} holds no state dict (names with tensors), but a {type(checkpoint).__name__}")

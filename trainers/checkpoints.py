@@ -30,7 +30,7 @@ def rename_state(module: nn.Module, names: Mapping[str, str]) -> None:
     module.register_load_state_dict_pre_hook(on_load)
 
 
-def newest_checkpoint(path: Path, registered_name: str) -> Path:
+def find_checkpoint(path: Path, registered_name: str) -> Path:
     """The file itself; of a run's folder the best model, else the one of the last epoch."""
     if path.is_file():
         return path

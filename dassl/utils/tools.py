@@ -42,7 +42,7 @@ __all__ = [
 
 
 # What a user can put right: a program ends in one line, without a traceback.
-USER_ERRORS = (ValueError, KeyError, OSError, FloatingPointError)
+USER_ERRORS = (ValueError, KeyError, OSError, FloatingPointError, torch.OutOfMemoryError)
 
 
 def exit_status(run: Callable[[], int | None]) -> int:
@@ -54,7 +54,7 @@ def exit_status(run: Callable[[], int | None]) -> int:
         print(f"{type(error).__name__}: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 130
 
 
