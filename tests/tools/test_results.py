@@ -444,6 +444,50 @@ def test_curve_over_shots_has_our_means(plotted: Path):
     assert ours == {(1, 4): [52.5, 55.5]}
 
 
+def points(figure, dataset: str) -> dict[str, list[tuple[float, float]]]:
+    """(x, y) of every line in the panel, by the line's name."""
+    (panel,) = [axes for axes in figure.axes if axes.get_title() == dataset]
+    lines = dict(zip(panel.get_legend_handles_labels()[1], panel.containers))
+    return {name: [*zip(*(map(float, data) for data in line[0].get_data()))] for name, line in lines.items()}
+
+
+@pytest.fixture
+def two_grids(tmp_path: Path) -> Path:
+    """Depths with two tokens, lengths with depth 9, crossing in the plain run, which has fewer shots too."""
+    for depth, length, shots in ((1, 2, 16), (3, 2, 16), (9, 2, 16), (9, 4, 16), (9, 8, 16), (9, 2, 4)):
+        end = f"-prompt_depth_{depth}" * (depth != 9) + f"-n_ctx_{length}" * (length != 2)
+        config = {"TRAINER": {"MAPLE": {"PROMPT_DEPTH": depth, "N_CTX": length}}, "OPTIM": {"MAX_EPOCH": 5}}
+        for seed in (1, 2):
+            where = f"dtd/shots_{shots}/MaPLe/vit_b16_c2_ep5_batch4_2ctx{end}/seed{seed}"
+            accuracy = 50.0 + depth + length
+            for half, classes_of in (("train_base", "base"), ("test_new", "new")):
+                folder = tmp_path / "base2new" / half / where
+                make_run(folder, accuracy, config, subsample_classes=classes_of, eval_only=classes_of == "new")
+    return tmp_path
+
+
+def test_curves_of_two_grids_are_a_line_each(two_grids: Path):
+    from tools.results.plots import curves
+
+    runs = read_runs([two_grids])
+    assert points(curves(runs, "depth"), "dtd") == {"MaPLe": [(1, 53), (3, 55), (9, 61)]}
+    assert points(curves(runs, "length"), "dtd") == {"MaPLe": [(2, 61), (4, 63), (8, 67)]}
+
+
+def test_curves_of_two_recipes_keep_their_names(two_grids: Path):
+    from tools.results.plots import curves
+
+    for depth in (1, 3):
+        config = {"TRAINER": {"MAPLE": {"PROMPT_DEPTH": depth, "N_CTX": 2}}, "OPTIM": {"MAX_EPOCH": 7}}
+        where = f"dtd/shots_16/MaPLe/long-prompt_depth_{depth}/seed1"
+        make_run(two_grids / "base2new/train_base" / where, 80.0, config, subsample_classes="base")
+        make_run(two_grids / "base2new/test_new" / where, 80.0, config, subsample_classes="new", eval_only=True)
+    assert points(curves(read_runs([two_grids]), "depth"), "dtd") == {
+        "MaPLe long-prompt_depth_1": [(1, 80), (3, 80)],
+        "MaPLe vit_b16_c2_ep5_batch4_2ctx": [(1, 53), (3, 55), (9, 61)],
+    }
+
+
 def test_plot_to_an_unknown_ending_leaves_nothing(plotted: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     assert main([str(plotted), "--plot", "shots", "--out", str(tmp_path / "a.docx")]) == 2
     assert "choose an ending" in capsys.readouterr().err and not (tmp_path / "a.docx").exists()

@@ -6,6 +6,7 @@ import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 from dassl.utils import atomic_write
 
 from .render import Grid
-from .rows import AVERAGE, ORDER, Table
+from .rows import AVERAGE, ORDER, RECIPE, Table
 from .runs import Run
 from .tables import build
 
@@ -80,6 +81,8 @@ def curves(runs: list[Run], axis: str, protocols: list[str] | None = None) -> Fi
     axis: a name in ``AXES`` or a config key such as OPTIM.MAX_EPOCH. protocols: which may be shown; of several, the one
     with the most points is. ``ValueError`` if no run has the setting.
     """
+    if axis != "shots":  # with which recipes change: each has its own epochs in papers
+        runs = in_series(runs, axis)
     values = {value for run in runs if (value := axis_value(run, axis)) is not None}
     tables = {value: build([run for run in runs if axis_value(run, axis) == value]) for value in sorted(values)}
     found = Counter(name for one in tables.values() for name in dict.fromkeys(table.protocol for table in one))
@@ -88,34 +91,63 @@ def curves(runs: list[Run], axis: str, protocols: list[str] | None = None) -> Fi
         raise ValueError(f'no run has a number "{axis}" in its config; choose {", ".join(AXES)} or another config key')
     panels: dict[str, dict[str, list[Point]]] = defaultdict(lambda: defaultdict(list))
     several = len({run.backbone for run in runs}) > 1
-    for value, one in tables.items():
-        for table in (table for table in one if table.protocol == protocol):
-            suffix = f", {table.backbone}" if several else ""
-            for dataset, method, point in _points(table, value, axis):
-                panels[dataset][method + suffix].append(point)
+    shown = [(value, table) for value, one in tables.items() for table in one if table.protocol == protocol]
+    names = {name for _, table in shown for name in table.rows}
+    for value, table in shown:
+        suffix = f", {table.backbone}" if several else ""
+        for dataset, method, point in _points(table, value, axis, names):
+            panels[dataset][method + suffix].append(point)
     order = sorted(panels, key=lambda name: (name == AVERAGE, ORDER.get(name, 100), name))
     figure = _panels({name: panels[name] for name in order}, axis, _draw_curve)
     figure.supylabel(f"{COLUMN.get(protocol, 'accuracy')} (%)")
     return figure
 
 
+def in_series(runs: list[Run], axis: str) -> list[Run]:
+    """The runs with the setting, those that differ in nothing else under one name; single ones only if all are."""
+    series: dict[object, list[Run]] = defaultdict(list)
+    for run in runs:
+        if axis_value(run, axis) is not None:
+            series[_other_settings(run, axis)].append(run)
+    long = [group for group in series.values() if len({axis_value(run, axis) for run in group}) > 1]
+    return [replace(run, setting=_shortest(group)) for group in long or series.values() for run in group]
+
+
+def _other_settings(run: Run, axis: str) -> object:
+    names = sorted(name for name in run.config if name.startswith(RECIPE) and name not in axis_keys(run, axis))
+    return run.method, run.backbone, run.shots, *((name, str(run.config[name])) for name in names)
+
+
+def _shortest(runs: list[Run]) -> str:
+    """The settings' name without what the axis added to it."""
+    return min((run.setting for run in runs), key=lambda name: (len(name), name))
+
+
+def axis_keys(run: Run, axis: str) -> list[str]:
+    sections = ("", f"TRAINER.{run.method.upper()}.")
+    return [section + key for key in AXES.get(axis, (axis,)) for section in sections]
+
+
 def axis_value(run: Run, axis: str) -> float | None:
     """The setting of ``run`` on the axis; zero-shot runs have 0 shots, and nothing else."""
     if axis == "shots" or run.zero_shot:
         return run.shots if axis == "shots" else None
-    sections = ("", f"TRAINER.{run.method.upper()}.")
-    values = (run.config.get(section + key) for key in AXES.get(axis, (axis,)) for section in sections)
+    values = (run.config.get(key) for key in axis_keys(run, axis))
     return next((value for value in values if isinstance(value, int | float) and value > 0), None)
 
 
-def _points(table: Table, x: float, axis: str) -> Iterator[tuple[str, str, Point]]:
-    """(data set, method, point) of every result; papers' values only over shots, where theirs has the same."""
+def _points(table: Table, x: float, axis: str, names: set[str]) -> Iterator[tuple[str, str, Point]]:
+    """(data set, method, point) of every result; papers' values only over shots, where theirs has the same.
+
+    names: rows of all tables. A method's only setting here has a longer name where there are several.
+    """
     for method, row in table.rows.items():
         for (dataset, column), result in row.items():
+            longer = f"{method} {result.runs[0].setting}"
             if table.protocol != "base2new" or column == COLUMN["base2new"]:
                 printed = result.published.value if result.published and axis == "shots" else math.nan
                 point = (x, result.sample.mean, result.sample.half_width or 0.0, printed)
-                yield dataset, method, point
+                yield dataset, longer if longer in names else method, point
 
 
 def _draw_curve(axes: Axes, name: str, points: list[Point]) -> None:
