@@ -13,12 +13,15 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 
 import submitit
 import yaml
 
+import train
+from dassl.config import flatten_cfg
 from dassl.utils import exit_status
 from tools import plan
 from tools.jobs import Job, ProcessWorker, Worker, carry_out, local_worker, states, work
@@ -112,14 +115,21 @@ def with_default_data(benchmark: Benchmark) -> Benchmark:
 def plan_jobs(benchmark: Benchmark, opts: Sequence[str] = (), root: str = "", out: str = "output") -> list[Job]:
     """Every job once, in an order in which each comes after those that it needs; first all of the first seed."""
     jobs: dict[str, Job] = {}
-    for seed, method, shots in product(benchmark.seeds, benchmark.methods, benchmark.shots):
+    for seed, method, shots, part in product(benchmark.seeds, benchmark.methods, benchmark.shots, parts(benchmark)):
         if method.trainer in ZERO_SHOT and (seed, shots) != (benchmark.seeds[0], benchmark.shots[0]):
             continue  # neither changes anything
         start = Series(method.trainer, seed, method.config, shots=shots, root=root, out=out)
-        for series, before in expand(start, method, benchmark, opts):
-            for job in (*before, *jobs_of(benchmark.protocol, series, benchmark.datasets, benchmark.source)):
+        for series, before in expand(start, method, part, opts):
+            for job in (*before, *jobs_of(part.protocol, series, part.datasets, part.source)):
                 jobs.setdefault(job.output_dir, job)
     return list(jobs.values())
+
+
+def parts(benchmark: Benchmark) -> list[Benchmark]:
+    """One for each data set that prompts are learned on, as a method's settings depend on it."""
+    if benchmark.protocol in TRANSFERS:
+        return [benchmark]
+    return [replace(benchmark, datasets=[dataset]) for dataset in benchmark.datasets]
 
 
 def expand(
@@ -127,11 +137,11 @@ def expand(
 ) -> Iterator[tuple[Series, list[Job]]]:
     """A series for each combination of the method's settings, with the jobs that make its initial prompts."""
     given_shots, last = take_shots(opts)
+    start = replace(start, shots=given_shots or start.shots)
     for values in product(*method.grid.values()):
-        own = {**method.opts, **dict(zip(method.grid, values))}
+        own = changes({**method.opts, **dict(zip(method.grid, values))}, start, benchmark)
         series = replace(
             start,
-            shots=given_shots or start.shots,
             variant=variant(own) + ("-pretrained" if method.init else ""),
             opts=(*words(own), *last),
         )
@@ -140,6 +150,22 @@ def expand(
             yield replace(series, init=before[0].output_dir, needs=(before[0].output_dir,)), before
         else:
             yield replace(series, init=method.init), []
+
+
+def changes(settings: Mapping[str, object], plain: Series, benchmark: Benchmark) -> dict[str, object]:
+    """Those settings that the plain series does not have anyway, so that equal runs share a folder."""
+    if not settings:
+        return {}
+    plain = replace(plain, seed=1)  # no matter which: configs of all seeds are read once
+    job, *_ = jobs_of(benchmark.protocol, plain, benchmark.datasets, benchmark.source)
+    before, after = leaves(job.argv), leaves((*job.argv, *words(settings)))
+    return {key: value for key, value in settings.items() if before[key] != after[key]}
+
+
+@cache
+def leaves(argv: tuple[str, ...]) -> dict[str, object]:
+    """The whole config of a run by dotted key; ``KeyError`` or ``ValueError`` for options that it does not have."""
+    return flatten_cfg(train.setup_cfg(train.parse_args([*argv])))
 
 
 def pretraining(init: Mapping[str, object], like: Series, benchmark: Benchmark) -> list[Job]:
@@ -237,6 +263,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> int:
     benchmark = narrowed(read_benchmark(args.file), args.only, args.seeds)
+    source = [benchmark.source] if benchmark.protocol in TRANSFERS else []
+    if not (args.root or args.dry_run or all(map(embedded, [*source, *benchmark.datasets]))):
+        raise ValueError(f"{args.file} needs data sets: give the folder that holds them by --root, or DATA=...")
     if benchmark.protocol == "complexity":
         return complexity(benchmark, args)
     jobs = plan_jobs(benchmark, args.opts, args.root, args.out)
@@ -245,9 +274,6 @@ def run(args: argparse.Namespace) -> int:
         for job, found in states(jobs).items():
             print(f"{found:10} {job.command()}")
         return 0
-    source = [benchmark.source] if benchmark.protocol in TRANSFERS else []
-    if not args.root and not all(map(embedded, [*source, *benchmark.datasets])):
-        raise ValueError(f"{args.file} needs data sets: give the folder that holds them by --root, or DATA=...")
     bad = carry_out(jobs, workers_for(args, len(jobs)))
     starts = {need for job in jobs if "--eval-only" not in job.argv for need in job.needs}
     if results := [job for job in jobs if job not in bad and job.output_dir not in starts]:

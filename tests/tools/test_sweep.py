@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -218,13 +219,46 @@ def test_every_embedded_file_runs(
 
 
 def test_a_grid_has_a_folder_for_each_combination() -> None:
-    method = Method("RPP", grid={"TRAINER.RPP.QKV": ["qkv", "kv"], "TRAINER.RPP.LAMBDA": [0.5, 1.0]})
+    method = Method("RPP", grid={"TRAINER.RPP.QKV": ["shared", "kv"], "TRAINER.RPP.LAMBDA": [0.5, 2.0]})
     table = Benchmark("t", "fewshot", [method], datasets=["dtd"], seeds=[1], shots=[2])
     planned = sweep.plan_jobs(table)
     folders = [Path(one.output_dir).parent.name for one in planned]
     config = "vit_b16_ep50_batch4_few_shot"
-    assert folders == [f"{config}-qkv_{q}-lambda_{value}_2shots" for q in ("qkv", "kv") for value in (0.5, 1.0)]
-    assert planned[1].argv[-4:] == ("TRAINER.RPP.QKV", "qkv", "TRAINER.RPP.LAMBDA", "1.0")
+    assert folders == [f"{config}-qkv_{q}-lambda_{value}_2shots" for q in ("shared", "kv") for value in (0.5, 2.0)]
+    assert planned[1].argv[-4:] == ("TRAINER.RPP.QKV", "shared", "TRAINER.RPP.LAMBDA", "2.0")
+
+
+def trained(name: str, *only: str) -> list[str]:
+    """The settings' folder of every training that a benchmark file plans."""
+    benchmark = sweep.narrowed(sweep.read_benchmark(f"configs/benchmarks/{name}.yaml"), only, [])
+    first = benchmark.seeds[0]
+    planned = sweep.plan_jobs(replace(benchmark, seeds=[first]), root="/data")
+    return [Path(one.output_dir).parent.name for one in planned if "--eval-only" not in one.argv]
+
+
+def test_settings_that_the_config_has_anyway_share_the_plain_run() -> None:
+    """So the four grids pretrain once with lambda 1, temperature 1, and the student as teacher with one template."""
+    plain = "vit_b16_ep5_randaug2"
+    added = ["-lambda_0.0", "-lambda_0.5", "", "-lambda_2.0", "-temperature_0.5", "-temperature_2.0"]
+    added += ["-temperature_4.0", "-backbone_ViT-L_14", "-templates_ensemble"]
+    assert trained("rpp_ablation_supervision") == [f"{plain}{name}_16shots" for name in added]
+    assert trained("rpp_pretrain", "RPP") == [f"{plain}_16shots"]
+    assert trained("rpp_fig3", "RPP") == [
+        f"{plain}{end}_16shots" for end in ("-max_epoch_2", "", "-max_epoch_10", "-max_epoch_20")
+    ]
+    plain = "vit_b16_c2_ep5_batch4_2ctx"
+    depths, lengths = [f"-prompt_depth_{n}" for n in (1, 3, 6, 12)], [f"-n_ctx_{n}" for n in (1, 4, 6, 8)]
+    assert {*trained("maple_fig4", "dtd")} == {plain + end for end in ("", *depths, *lengths)}
+    assert len(trained("maple_fig4", "dtd")) == 9
+
+
+def test_what_a_config_has_depends_on_the_data_set() -> None:
+    """CoOp learns ImageNet in 50 epochs, other data sets with 16 shots in 200."""
+    method = Method("CoOp", opts={"OPTIM.MAX_EPOCH": 50})
+    table = Benchmark("t", "fewshot", [method], datasets=["dtd", "imagenet"], seeds=[1])
+    dtd, imagenet = sweep.plan_jobs(table)
+    assert "/vit_b16-max_epoch_50_16shots/" in dtd.output_dir and dtd.argv[-2:] == ("OPTIM.MAX_EPOCH", "50")
+    assert "/vit_b16_ep50_16shots/" in imagenet.output_dir and "OPTIM.MAX_EPOCH" not in imagenet.argv
 
 
 def test_pretraining_comes_before_what_starts_from_it() -> None:
@@ -259,7 +293,8 @@ def test_a_mistake_in_a_file_is_named(
 def test_mistakes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep.main([small_table(tmp_path), "--only", "CoPo"]) == 2
     assert "did you mean CoOp" in capsys.readouterr().err
-    assert sweep.main(["configs/benchmarks/maple_table3.yaml", "--root", ""]) == 2
-    assert "give the folder that holds them by --root" in capsys.readouterr().err
+    for name in ("maple_table3", "maple_table6", "rpp_pretrain"):
+        assert sweep.main([f"configs/benchmarks/{name}.yaml", "--root", ""]) == 2
+        assert "give the folder that holds them by --root" in capsys.readouterr().err
     assert sweep.main([small_table(tmp_path), "--slurm", "gpu", "--out", str(tmp_path)]) == 2
     assert "NAME=VALUE" in capsys.readouterr().err
