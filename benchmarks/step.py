@@ -51,9 +51,6 @@ CASES = (
     Case("CoCoOp", 100, 1, target=9),
     Case("CoCoOp", 100, 4, train=False, target=8),
     Case("POMP", 1000, 32, sampled=200, target=2.7),
-    Case("IVLP", 100, 4),
-    Case("VPT", 100, 4),
-    Case("RPP", 100, 4),
 )
 
 
@@ -96,7 +93,7 @@ def measure(case: Case, precision: str, repeats: int) -> list[object]:
 def rpp_over_maple(precision: str, repeats: int) -> list[object]:
     """An RPP step (LAMBDA 0) over a MaPLe step of the same depth, length and batch."""
     steps = [functions(Case(method, 100, 4), precision)[1] for method in ("MaPLe", "RPP")]
-    maple, rpp = interleave(steps, max(5, 3 * repeats))
+    maple, rpp = interleave(steps, max(3, repeats))
     return ["RPP step / MaPLe step, 100 classes, batch 4", maple, rpp, rpp / maple, "<= 1.05"]
 
 

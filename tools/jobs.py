@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch.utils.tensorboard  # noqa: F401 - slow to import, and every training needs it: forked jobs share it
+from tqdm import tqdm
 
 import train
 from clip.simple_tokenizer import tokenizer
@@ -158,6 +160,7 @@ class ForkWorker:
     def _child(self, job: Job) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and stops this child
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        tqdm.set_lock(threading.RLock())  # a thread of the parent may have held the old one when this child was forked
         sys.exit(work(job, self.quiet))
 
     def poll(self) -> int | None:
