@@ -157,7 +157,7 @@ def markdown(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
 
 def arguments(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each, in turns")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each, in turns; 0: the naive step once")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"))
     return parser
