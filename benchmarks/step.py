@@ -89,10 +89,8 @@ def measure(case: Case, precision: str, repeats: int) -> list[object]:
     all_flops = count_flops(naive)
     once = time.perf_counter() - start
     bound = all_flops / (own := count_flops(ours))
-    if repeats:
-        seconds = interleave((naive, ours), repeats)
-    else:  # on a slow machine: the naive step runs once, while its operations are counted
-        seconds = [once, *interleave((ours,), 2)]
+    # Without repeats the naive step ran once only, while its operations were counted.
+    seconds = interleave((naive, ours), repeats) if repeats else [once, *interleave((ours,), 2)]
     ratio = seconds[0] / seconds[1]
     return [case.name, *seconds, ratio, case.target, bound, f"{100 * ratio / bound:.0f} %", own / seconds[1] / 1e9]
 
