@@ -138,6 +138,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("Give class names: --classes cat dog, or --classnames-file names.txt")
     if not args.images and not args.export:
         raise ValueError("Nothing to do: give --images, or --export")
+    if args.topk < 1 or args.batch_size < 1:
+        raise ValueError("--topk and --batch-size must be at least 1")
     images = find_images(args.images)
     with redirect_stdout(sys.stderr):  # standard output carries the result alone
         predictor = load_predictor(load_config(args), args, classnames)

@@ -106,11 +106,11 @@ def padded_ids(texts: Texts, length: int = 77) -> Tensor:
 
 
 def encode_text(model: CLIP, ids: Tensor, plan: PromptPlan | None = None, attend: Attend = plain) -> Tensor:
-    """(C, 77) ids, -1-j for context vector j -> (C, E), raw; (B, C, E) for a context per image (B, 1, P, D)."""
+    """(C, T <= 77) ids, -1-j for context vector j -> (C, E), raw; (B, C, E) for a context per image (B, 1, P, D)."""
     if plan is not None and plan.input.dim() == 4:
         per_image = [replace(plan, input=context[0]) for context in plan.input]
         return torch.stack([encode_text(model, ids, one, attend) for one in per_image])
-    positions = model.positional_embedding.to(model.dtype)
+    positions = model.positional_embedding[: ids.shape[1]].to(model.dtype)
     x = model.token_embedding(ids.clamp(min=0)).to(model.dtype)
     if plan is not None:
         context = plan.input.to(model.dtype).expand(len(ids), -1, -1)

@@ -1,7 +1,7 @@
 # Sourced by every script: prints its usage for -h, goes to the project's root, and sets PYTHON.
 #
 # PYTHON from the environment is used as it is. Otherwise the packages of requirements.txt are installed into .venv,
-# once and whenever that file changes. A relative DATA (folder of the data sets) means one below the current folder.
+# once and whenever that file changes. A relative DATA (folder of the data sets) or PYTHON starts at the current folder.
 set -euo pipefail
 
 for word in "$@"; do
@@ -16,6 +16,11 @@ if [ -n "${DATA:-}" ]; then
   DATA="$(cd "$DATA" && pwd)"
   export DATA
 fi
+
+case "${PYTHON:-}" in
+  /*) ;;
+  */*) PYTHON="$PWD/$PYTHON" ;;
+esac
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import common, eval, memory, scaling, step
+from benchmarks import common, eval, ledger, memory, scaling, step
 from clip.model import CLIP
 
 
@@ -47,6 +47,20 @@ def test_evaluation_encodes_class_names_once(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(eval, "BATCH", 2)
     row = eval.measure("MaPLe", 30, "fp32", 0)
     assert row[5] > 2  # bound
+
+
+def test_every_stage_of_the_ledger_has_the_gradient_of_the_plain_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(ledger, "classifier", lambda *args: made.append(common.classifier(*args)) or made[0])
+    gradients, flops = [], []
+    for step_of_stage in ledger.stages("MaPLe", 40).values():
+        made[0].learner.zero_grad()
+        flops.append(common.count_flops(step_of_stage))
+        gradients.append(torch.cat([p.grad.flatten() for p in made[0].learner.parameters() if p.grad is not None]))
+    assert flops[:4] == sorted(flops[:4], reverse=True)
+    assert len(set(flops[:4])) == 4
+    for gradient in gradients[1:]:
+        assert (gradient - gradients[0]).abs().max() <= 1e-4 * gradients[0].abs().max()
 
 
 def test_memory_of_one_step() -> None:

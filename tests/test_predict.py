@@ -102,6 +102,7 @@ def test_zero_shot_needs_no_run(photos: Path, capsys: pytest.CaptureFixture[str]
         (["--classes", "zero"], "Nothing to do"),
         (["--classes", "zero", "--images", "nowhere.png"], "nowhere.png"),
         (["--classes", "zero", "--images", "x", "--model-dir", "configs"], "not the folder of a run"),
+        (["--classes", "zero", "--images", "x", "--topk", "0"], "--topk and --batch-size must be at least 1"),
         (["--classes", "zebra", "--export", "never.safetensors"], "zebra"),
     ],
 )

@@ -49,10 +49,10 @@ def test_what_a_script_starts_runs(script: str, recorder: str, tmp_path: Path) -
     assert len(accuracies(tmp_path)) == count
 
 
-def test_data_may_be_relative(recorder: str, tmp_path: Path) -> None:
+def test_data_and_python_may_be_relative(recorder: str, tmp_path: Path) -> None:
     words = ["bash", SCRIPTS / "xd.sh", "MaPLe"]
     (tmp_path / "sets").mkdir()
-    env = {**os.environ, "PYTHON": recorder, "DATA": "sets"}
+    env = {**os.environ, "PYTHON": f"./{Path(recorder).name}", "DATA": "sets"}
     shown = subprocess.run(words, env=env, cwd=tmp_path, capture_output=True, text=True).stdout
     assert shown.splitlines()[1] == str(tmp_path / "sets")
     missing = subprocess.run(words, env={**env, "DATA": "nowhere"}, cwd=tmp_path, capture_output=True, text=True)

@@ -21,7 +21,7 @@ from clip.model import CLIP
 from clip.text import Texts
 from clip.weights import PRECISIONS, set_precision
 from dassl.config import CfgNode
-from dassl.data.datasets import DatasetBase
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 from dassl.engine import TrainerBase, TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -101,13 +101,18 @@ class PromptTrainer(TrainerX):
 
     @classmethod
     def without_data(cls, cfg: CfgNode, classnames: Sequence[str]) -> PromptTrainer:
-        """A trainer for prediction only: ``model`` classifies into ``classnames``, ``load_model`` loads its prompts."""
+        """A trainer for prediction only: ``model`` classifies into ``classnames``, ``load_model`` loads its prompts.
+
+        Zero-shot CLIP uses the template of the data set in ``cfg``.
+        """
         trainer = cls.__new__(cls)
         TrainerBase.__init__(trainer)
         trainer.check_cfg(cfg)
         trainer.cfg = cfg
         trainer.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
-        template = cfg.DATASET.TEMPLATE or DatasetBase.template
+        name = cfg.DATASET.NAME
+        trained_on = DATASET_REGISTRY.get(name) if name in DATASET_REGISTRY else DatasetBase
+        template = cfg.DATASET.TEMPLATE or trained_on.template
         dataset = SimpleNamespace(classnames=list(classnames), template=template, templates=[template])
         trainer.dm = SimpleNamespace(dataset=dataset)
         trainer.model = trainer.build_classifier().eval()

@@ -39,6 +39,18 @@ def test_own_template(make: Make) -> None:
     assert difference(trainer.model_inference(image), expected) < 1e-5
 
 
+def test_prediction_uses_the_template_of_the_run(make: Make) -> None:
+    trainer = make("ZeroshotCLIP")
+    image, _ = batch()
+    for opts, template in ((), Swatches.template), (("DATASET.TEMPLATE", "my {}."), "my {}."):
+        cfg = trainer.cfg.clone()
+        cfg.defrost()
+        cfg.merge_from_list(list(opts))
+        predictor = type(trainer).without_data(cfg, ["red", "teal"])
+        expected = plain.zeroshot_logits(trainer.model.clip, image, ["red", "teal"], [template])
+        assert difference(predictor.model_inference(image), expected) < 1e-5
+
+
 def test_template_without_the_name(make: Make) -> None:
     with pytest.raises(ValueError, match=r"DATASET.TEMPLATE .* has no {}"):
         make("ZeroshotCLIP", None, "DATASET.TEMPLATE", "a drawing")
