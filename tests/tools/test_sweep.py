@@ -202,7 +202,7 @@ def test_every_file_can_be_planned(path: Path, tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("name", "only", "count"),
     [
-        ("base2new", "ZeroshotCLIP,RPP,tiny_shapes", 4),
+        ("base2new", "ZeroshotCLIP,RPP,tiny_shapes", 7),  # RPP from scratch and pretrained, and the pretraining
         ("xd", "ZeroshotCLIP,RPP,tiny_digits", 4),
         ("dg", "MaPLe,tiny_source_warp", 2),
         ("pretrain", "POMP,tiny_counts,tiny_source_tint", 3),
