@@ -52,7 +52,7 @@ def main() -> None:
     args = arguments(__doc__).parse_args()
     torch.set_num_threads(args.threads)
     rows = []
-    for method, batch in (("MaPLe", 4), ("CoOp", 32)):
+    for method, batch in (("MaPLe", 4), ("CoOp", 32), ("POMP", 32)):
         tflop = naive_text_tflop(method)
         for classes in CLASSES:
             rows.append(measure(method, classes, batch, args.precision, args.repeats, tflop))

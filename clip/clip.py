@@ -18,8 +18,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from .model import CLIP
-from .simple_tokenizer import tokenizer
-from .text import CONTEXT_LENGTH
+from .text import CONTEXT_LENGTH, token_ids
 from .weights import build_model, read_weights, set_precision
 
 __all__ = ["available_models", "load", "load_model", "tokenize"]
@@ -156,15 +155,14 @@ def tokenize(texts: str | Sequence[str], context_length: int = CONTEXT_LENGTH, t
     Raises RuntimeError for a text that is too long, unless ``truncate`` cuts it (EOS stays last).
     """
     texts = [texts] if isinstance(texts, str) else texts
-    sot, eot = tokenizer().sot_token_id, tokenizer().eot_token_id
     result = torch.zeros(len(texts), context_length, dtype=torch.int)
     for row, text in zip(result, texts):
-        ids = [sot, *tokenizer().encode(text), eot]
+        ids = token_ids(text)
         if len(ids) > context_length:
             if not truncate:
                 raise RuntimeError(
                     f"Input {text!r} is too long for context length {context_length} ({len(ids)} tokens)"
                 )
-            ids = [*ids[: context_length - 1], eot]
+            ids = [*ids[: context_length - 1], ids[-1]]
         row[: len(ids)] = torch.tensor(ids)
     return result

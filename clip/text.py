@@ -120,8 +120,13 @@ class Texts:
         return self._layouts[key]
 
 
+def token_ids(text: str) -> list[int]:
+    """SOS, the text's tokens, EOS."""
+    return [tokenizer().sot_token_id, *tokenizer().encode(text), tokenizer().eot_token_id]
+
+
 def checked_ids(text: str, limit: int) -> list[int]:
-    ids = [tokenizer().sot_token_id, *tokenizer().encode(text), tokenizer().eot_token_id]
+    ids = token_ids(text)
     if len(ids) > limit:
         raise ValueError(f"Input {text!r} is too long for context length {limit} ({len(ids)} tokens)")
     return ids

@@ -115,17 +115,26 @@ def build_model(weights: Mapping[str, Tensor], **overrides: object) -> CLIP:
 
 def load_strictly(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     own = model.state_dict()
-    wrong = {
-        "missing": [key for key in own if key not in weights and not key.endswith("num_batches_tracked")],
-        "surplus": [key for key in weights if key not in own],
-        "of another shape": [key for key in own if key in weights and own[key].shape != weights[key].shape],
-    }
-    if any(wrong.values()):
-        found = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:3])}" for what, keys in wrong.items() if keys)
+    needed = {key: value for key, value in own.items() if key in weights or not key.endswith("num_batches_tracked")}
+    if found := misfits(needed, weights):
         raise ValueError(f"The weights do not fit CLIP's architecture ({found})")
     copies = {key: value.to(own[key].dtype, copy=True) for key, value in weights.items()}
     counters = {key: torch.zeros_like(value, device="cpu") for key, value in own.items() if key not in weights}
     model.load_state_dict({**copies, **counters}, assign=True)
+
+
+def misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """What keeps ``weights`` from being loaded into a state dict with the tensors ``own``; empty if nothing does."""
+    wrong = {
+        "missing": [key for key in own if key not in weights],
+        "surplus": [key for key in weights if key not in own],
+        "of another shape": [
+            f"{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}"
+            for key, value in own.items()
+            if key in weights and weights[key].shape != value.shape
+        ],
+    }
+    return "; ".join(f"{len(keys)} {what}: {', '.join(keys[:4])}" for what, keys in wrong.items() if keys)
 
 
 def set_precision(model: CLIP, precision: str) -> CLIP:

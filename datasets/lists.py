@@ -1,13 +1,13 @@
 """Reads the files that users write: lists of images (CSV or JSON) and maps from folder or label to class name."""
 
 import csv
-import difflib
 import itertools
 import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
 from dassl.utils import read_json
+from dassl.utils.registry import nearest_names
 
 from .checks import first
 
@@ -63,7 +63,7 @@ def name_for(key: str, names: dict[str, str] | None) -> str:
     if names is None:
         return key
     if key not in names:
-        near = difflib.get_close_matches(key, names, n=3) or list(names)
+        near = nearest_names(key, names) or list(names)
         raise ValueError(
             f"class {key!r} is not in the class-name file (DATASET.CLASSNAMES); it has {len(names)} names: "
             f"{first(near)}"

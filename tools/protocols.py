@@ -9,7 +9,6 @@ the protocol). Without a folder of data sets (--root, or DATA in the environment
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from dassl.utils import exit_status
+from dassl.utils.registry import nearest_names
 from tools.jobs import Job, carry_out, local_worker
 from tools.results.render import paper_grid, render
 from tools.results.runs import read_runs
@@ -249,7 +249,7 @@ def dataset_file(dataset: str) -> str:
 
 
 def unknown(what: str, name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    near = nearest_names(name, known)
     return f"unknown {what} {name!r}; " + (f"did you mean {', '.join(near)}?" if near else f"known: {sorted(known)}")
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from clip.weights import misfits
+
 # What the family's checkpoints hold besides prompts: buffers that depend on the class names, and the frozen CLIP.
 CLASS_BUFFERS = ("token_prefix", "token_suffix")
 FROZEN_PREFIXES = ("image_encoder.", "text_encoder.", "logit_scale", "prompt_learner.ZS_image_encoder.")
@@ -61,17 +63,6 @@ def prompts_only(state: Mapping[str, Tensor], learner: nn.Module) -> dict[str, T
 
 def load_exactly(learner: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Load every tensor of the learner; ValueError naming keys that are missing, surplus or of another shape."""
-    own = learner.state_dict()
-    wrong = {
-        "missing": [key for key in own if key not in weights],
-        "surplus": [key for key in weights if key not in own],
-        "of another shape": [
-            f"{key} {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}"
-            for key in own
-            if key in weights and weights[key].shape != own[key].shape
-        ],
-    }
-    if any(wrong.values()):
-        found = "; ".join(f"{what}: {', '.join(keys[:4])}" for what, keys in wrong.items() if keys)
+    if found := misfits(learner.state_dict(), weights):
         raise ValueError(f"The checkpoint {path} does not fit this method and its settings ({found})")
     learner.load_state_dict({key: value.float() for key, value in weights.items()})

@@ -1,13 +1,12 @@
 """The configuration tree: the defaults, into which YAML files and ``KEY VALUE`` pairs are merged."""
 
-import difflib
 from typing import Any
 
 import yaml
 from yacs.config import CfgNode
 
 from dassl.config.defaults import _C
-from dassl.utils.registry import UnknownNameError
+from dassl.utils.registry import UnknownNameError, nearest_names
 
 __all__ = ["CfgNode", "clean_cfg", "flatten_cfg", "get_cfg_default", "merge_from_file", "merge_from_list"]
 
@@ -75,7 +74,7 @@ def _check_key(cfg: CfgNode, key: str, where: str) -> None:
     node: Any = cfg
     for part in key.split("."):
         if not isinstance(node, dict) or part not in node:
-            near = difflib.get_close_matches(key, list(flatten_cfg(cfg)), n=3, cutoff=0.5)
+            near = nearest_names(key, flatten_cfg(cfg))
             hint = f"; nearest existing keys: {', '.join(near)}" if near else ""
             raise UnknownNameError(f"Non-existent config key: {key}{where}{hint}")
         node = node[part]

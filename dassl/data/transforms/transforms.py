@@ -3,7 +3,6 @@
 The operations are torchvision's. The order in which they run is fixed; ``INPUT.TRANSFORMS`` only chooses among them.
 """
 
-import difflib
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,6 +12,7 @@ from torchvision.transforms.functional import InterpolationMode
 from yacs.config import CfgNode
 
 from dassl.data.transforms.randaugment import RandAugment2
+from dassl.utils.registry import nearest_names
 
 __all__ = ["AVAI_CHOICES", "INTERPOLATION_MODES", "build_transform"]
 
@@ -83,7 +83,7 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] 
     chosen = cfg.INPUT.TRANSFORMS if choices is None else choices
     for name in chosen:
         if name not in AVAI_CHOICES:
-            near = difflib.get_close_matches(name, AVAI_CHOICES) or AVAI_CHOICES
+            near = nearest_names(name, AVAI_CHOICES) or AVAI_CHOICES
             raise ValueError(f'INPUT.TRANSFORMS: unknown transform "{name}"; try {", ".join(near)}')
     if cfg.INPUT.INTERPOLATION not in INTERPOLATION_MODES:
         modes = ", ".join(INTERPOLATION_MODES)
