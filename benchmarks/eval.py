@@ -38,7 +38,7 @@ def main() -> None:
     for case in CASES:
         rows.append(measure(*case, args.precision, args.repeats))
         print(*rows[-1], flush=True)
-    header = ["case", "naive s", "ours s", "ratio", "target", "bound", "images/s"]
+    header = ["case", "naive s", "ours s", "ratio", "target", "floor", "images/s"]
     print(f"\n{machine()}; {args.precision}\n\n{markdown(rows, header)}")
 
 

@@ -19,9 +19,9 @@ CASES = (("MaPLe", 100), ("CoOp", 100))
 CHUNKED_GB = 0.05  # a budget that takes several chunks
 
 
-def stages(method: str, classes: int) -> dict[str, Callable[[], object]]:
+def stages(method: str, classes: int, precision: str = "fp32") -> dict[str, Callable[[], object]]:
     """The text side of a step, with more and more savings."""
-    model = classifier(method, classes)
+    model = classifier(method, classes, precision)
     ids = naive.padded_ids(model.texts).to(device())
     longest = int(model.texts.lengths.max())
 
@@ -52,14 +52,14 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     rows = []
     for method, classes in CASES:
-        steps = stages(method, classes)
+        steps = stages(method, classes, args.precision)
         flops = [count_flops(step) / 1e9 for step in steps.values()]
         seconds = interleave([*steps.values()], args.repeats)
         for name, work, time in zip(steps, flops, seconds):
             rows.append([f"{method}, {classes} classes", name, work, flops[0] / work, time, seconds[0] / time])
             print(*rows[-1], flush=True)
     header = ["case", "text side", "GFLOP", "fewer", "s", "faster"]
-    print(f"\n{machine()}\n\n{markdown(rows, header)}")
+    print(f"\n{machine()}; {args.precision}\n\n{markdown(rows, header)}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import time
 import torch
 
 from benchmarks import naive
-from benchmarks.common import arguments, classifier, device, machine, markdown
+from benchmarks.common import arguments, classifier, device, machine, markdown, synchronize
 
 CASES = (  # method, classes, budget in GB (0: none), naive
     ("CoOp", 100, 0, True),
@@ -45,10 +45,14 @@ def measure(method: str, classes: int, budget: float, plain: bool, precision: st
     """Peak in GB and seconds of one step; run it in a new process."""
     model = classifier(method, classes, precision, budget or None)
     ids = naive.padded_ids(model.texts).to(device())
+    if device().type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    synchronize()
     start, before = time.perf_counter(), peak_gb()
     plan = model.learner().text
     features = naive.encode_text(model.clip, ids, plan, naive.sdpa) if plain else model.encode_text(plan)
     features.square().mean().backward()
+    synchronize()
     return {"peak": peak_gb() - before, "seconds": time.perf_counter() - start}
 
 

@@ -173,7 +173,8 @@ class VisionTransformer(nn.Module):
 
     def patches(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 1 + patches, D): the rows that enter ``ln_pre``."""
-        x = self.conv1(image).flatten(2).transpose(1, 2)
+        x = self.conv1(image.contiguous(memory_format=torch.channels_last))  # patches then are rows without a copy
+        x = x.flatten(2).transpose(1, 2)
         x = torch.cat([self.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
         return x + self.positional_embedding.to(x.dtype)
 

@@ -78,7 +78,7 @@ def make_layout(
     order = torch.empty_like(by_length)
     order[by_length] = torch.arange(len(by_length))
     prefix = Rows.make(ids[0, :p], torch.arange(p), None, device)
-    return Layout(prefix, tuple(chunks), order.to(device))
+    return Layout(prefix, tuple(chunks), order.to(device, non_blocking=True))
 
 
 def make_chunk(
@@ -99,13 +99,13 @@ def make_chunk(
     rows = Rows.make(ids[classes, positions], positions, classes if own_context else None, device)
     groups = zip(run, last.split([count for count, _ in run]))
     buckets = tuple(make_bucket(count, size, p, eos, device) for (count, size), eos in groups)
-    return Chunk(rows, buckets, (starts + last).to(device))
+    return Chunk(rows, buckets, (starts + last).to(device, non_blocking=True))
 
 
 def make_bucket(count: int, size: int, p: int, eos: Tensor, device: torch.device) -> Bucket:
     causal = torch.ones(size, p + size, dtype=torch.bool).tril(p)
-    eos_mask = None if (eos == size - 1).all() else causal[eos][:, None, None].to(device)
-    return Bucket(count, size, causal.to(device) if size > 1 else None, eos_mask)
+    eos_mask = None if (eos == size - 1).all() else causal[eos][:, None, None].to(device, non_blocking=True)
+    return Bucket(count, size, causal.to(device, non_blocking=True) if size > 1 else None, eos_mask)
 
 
 def merge_buckets(buckets: list[tuple[int, int]], cost: float) -> list[tuple[int, int]]:

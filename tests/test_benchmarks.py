@@ -29,11 +29,11 @@ def test_naive_and_ours_are_the_same_function(case: step.Case) -> None:
 
 
 def test_step_measures_less_work(capsys: pytest.CaptureFixture[str]) -> None:
-    name, naive, ours, ratio, target, bound, *_ = step.measure(step.Case("MaPLe", 9, 2), "fp32", 1)
+    name, naive, ours, ratio, target, floor, *_ = step.measure(step.Case("MaPLe", 9, 2), "fp32", 1)
     assert (name, target) == ("MaPLe, 9 classes, batch 2, train", None)
     assert naive > 0
     assert ratio == naive / ours
-    assert bound > 3  # fewer operations, whatever the clock says
+    assert floor > 3  # fewer operations, whatever the clock says
 
 
 def test_sampled_step_encodes_the_candidates_only() -> None:
@@ -46,7 +46,7 @@ def test_sampled_step_encodes_the_candidates_only() -> None:
 def test_evaluation_encodes_class_names_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eval, "BATCH", 2)
     row = eval.measure("MaPLe", 30, "fp32", 0)
-    assert row[5] > 2  # bound
+    assert row[5] > 2  # floor
 
 
 def test_every_stage_of_the_ledger_has_the_gradient_of_the_plain_pass(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 import train
 
 
@@ -21,3 +23,11 @@ def test_coop_beats_zero_shot_on_base_classes(tmp_path: Path) -> None:
     assert 25 < zero_shot < 90  # five classes: above chance, below perfect
     assert min(learned) > zero_shot
     assert sum(learned) / 3 > zero_shot + 3
+
+
+@pytest.mark.parametrize("method", ["CoOp", "CoCoOp", "VPT", "IVLP", "MaPLe", "POMP", "RPP"])
+def test_loss_falls(method: str, tmp_path: Path) -> None:
+    """With the method's own tiny settings; POMP's over all five base digits, since sampled losses are easier."""
+    accuracy(tmp_path, method, 1, *(["TRAINER.POMP.UPDATE_CLASS_NUM", "6"] if method == "POMP" else []))
+    history = json.loads((tmp_path / "metrics.json").read_text())["history"]
+    assert history[-1]["loss"] < history[0]["loss"]

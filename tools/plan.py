@@ -1,5 +1,6 @@
-"""What a run will cost, measured in a few steps: ``python -m tools.plan`` with the arguments of ``train.py``.
+"""What a run will cost, measured in a few steps: ``python -m tools.plan`` with a config, or the words of ``train.py``.
 
+    python -m tools.plan configs/trainers/RPP/tiny.yaml
     python -m tools.plan --trainer RPP
     python -m tools.plan --complexity --trainer MaPLe    # FLOPs and images per second, as in MaPLe's Table 6
 
@@ -71,6 +72,14 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
 
 
+def run_arguments(words: Sequence[str]) -> list[str]:
+    """``train.py``'s words; a leading CONFIG.yaml is the method's file, in the folder that bears the trainer's name."""
+    if not words or not words[0].endswith(".yaml"):
+        return [*words]
+    trainer = [] if "--trainer" in words else ["--trainer", Path(words[0]).resolve().parent.name]
+    return ["--config-file", words[0], *trainer, *words[1:]]
+
+
 def build(argv: Sequence[str]) -> PromptTrainer:
     """The trainer of a run, on its device, ready for a step; what it would print is left out."""
     with silence():
@@ -118,12 +127,16 @@ def seconds_a_step(trainer: PromptTrainer) -> float:
 @torch.no_grad()
 def seconds_a_test_image(trainer: PromptTrainer) -> float:
     trainer.set_model_mode("eval")
+    blank = torch.zeros(1, 3, *trainer.cfg.INPUT.SIZE, device=trainer.device)
+    trainer.model_inference(blank)  # class names are encoded here, once a test
     begun, images = now(trainer.device), 0
     for batch in islice(trainer.test_loader, TEST_BATCHES):
+        if batch is None:  # every image of it was unreadable
+            continue
         image, _ = trainer.parse_batch_test(batch)
         trainer.model_inference(image)
         images += len(image)
-    return (now(trainer.device) - begun) / images
+    return (now(trainer.device) - begun) / max(images, 1)
 
 
 def now(device: torch.device) -> float:
@@ -192,8 +205,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--complexity", action="store_true", help="FLOPs and images per second instead")
     args, rest = parser.parse_known_args(argv)
+    run = run_arguments(rest)
     return exit_status(
-        lambda: print(complexity_table([rest]) if args.complexity else tabulate(measure(build(rest)).rows()))
+        lambda: print(complexity_table([run]) if args.complexity else tabulate(measure(build(run)).rows()))
     )
 
 

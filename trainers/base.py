@@ -138,7 +138,8 @@ class PromptTrainer(TrainerX):
         super().before_train()
         if self.cfg.DATALOADER.CACHE_FEATURES:
             check_cacheable(self.cfg, self.model)
-            self.train_loader_x = cached_features(self.train_loader_x, self.model, self.device)
+            with self.autocast():
+                self.train_loader_x = cached_features(self.train_loader_x, self.model, self.device)
         if getattr(self.dm.dataset, "shows_zeroshot", False):
             self.show_zeroshot()
 

@@ -58,5 +58,10 @@ def cached_features(loader: DataLoader, model: PromptedCLIP, device: torch.devic
     features = torch.cat([model.encode_image(batch["img"].to(device)).cpu() for batch in batches])
     dataset = FeatureDataset(loader.dataset.data_source, features)
     return DataLoader(
-        dataset, loader.batch_size, sampler=loader.sampler, drop_last=loader.drop_last, generator=loader.generator
+        dataset,
+        loader.batch_size,
+        sampler=loader.sampler,
+        drop_last=loader.drop_last,
+        generator=loader.generator,
+        pin_memory=loader.pin_memory,
     )

@@ -77,7 +77,7 @@ def candidates(options: CfgNode, label: Tensor, num_classes: int) -> AllClasses 
         )
     drawn = torch.randperm(num_classes)[: num_candidates - 1]
     classes, columns = torch.cat([label.cpu(), drawn]).unique(return_inverse=True)
-    own, sampled = columns.to(label.device).split([len(label), len(drawn)])
+    own, sampled = columns.to(label.device, non_blocking=True).split([len(label), len(drawn)])
     if not options.LOCAL_CORRECTION:
         return SampledClasses(classes, own, sampled)
     left = len(drawn) - (sampled == own[:, None]).sum(dim=1, keepdim=True)

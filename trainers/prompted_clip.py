@@ -89,6 +89,7 @@ class PromptedCLIP(nn.Module):
         plan = prompts.text
         constant = plan is None or not (torch.is_grad_enabled() or plan.input.dim() == 4)
         if not constant:
+            self._text_cache = None  # what follows changes the parameters; a fused optimiser raises no version
             return self.encode_text(plan, classes)
         version = None if plan is None else tuple((id(p), p._version) for p in self.learner.parameters())
         if self._text_cache is None or self._text_cache[0] != version:

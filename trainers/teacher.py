@@ -28,7 +28,9 @@ class Teacher:
         size = self.clip.visual.input_resolution
         if image.shape[-1] != size:
             image = F.interpolate(image, size=(size, size), mode="bicubic", antialias=True)
-        text = self.text_features if classes is None else self.text_features[classes.to(image.device)]
+        text = self.text_features
+        if classes is not None:
+            text = text[classes.to(text.device, non_blocking=True)]
         return cosine_logits(self.clip, unit(self.clip.encode_image(image)), text)
 
 

@@ -17,7 +17,8 @@ from dassl.utils import atomic_write, write_json
 
 __all__ = ["RunRecord", "recorded_config"]
 
-# Keys that change where a run takes place or how it is looked at, but not what is learned.
+# Keys, or with a dot at the end sections, that change where a run takes place or how it is looked at, but not what is
+# learned.
 _HARMLESS = (
     "DATALOADER.CACHE",
     "DATALOADER.NUM_WORKERS",
@@ -37,6 +38,10 @@ _HARMLESS = (
     "VERBOSE",
     "VERSION",
 )
+
+
+def _is_harmless(key: str) -> bool:
+    return any(key.startswith(name) if name.endswith(".") else key == name for name in _HARMLESS)
 
 
 def recorded_config(directory: str) -> dict[str, Any]:
@@ -74,7 +79,7 @@ class RunRecord:
         differences = [
             f"  {key}: {old[key]} there, {new[key]} now"
             for key in sorted(old.keys() & new.keys())
-            if old[key] != new[key] and not key.startswith(_HARMLESS)
+            if old[key] != new[key] and not _is_harmless(key)
         ]
         if differences:
             raise ValueError(

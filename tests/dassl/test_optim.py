@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, MultiStepLR, StepLR
 
@@ -53,6 +54,16 @@ def built(epochs: int, **settings: object) -> list[float]:
 )
 def test_published_rates(settings, expected):
     assert built(len(expected), **settings) == pytest.approx(expected, rel=5e-6)  # six digits are given
+
+
+@pytest.mark.parametrize(
+    ("name", "fused"), [("sgd", True), ("adam", True), ("amsgrad", True), ("adamw", True), ("radam", None)]
+)
+def test_fused_on_a_gpu(name, fused):
+    for device, expected in (("cuda", fused), ("cpu", None)):
+        with FakeTensorMode():
+            optim = build_optimizer([nn.Parameter(torch.empty(2, device=device))], optim_cfg(NAME=name))
+        assert optim.param_groups[0].get("fused") is expected
 
 
 def test_warmup_as_long_as_the_run_stays_defined():

@@ -92,10 +92,12 @@ def test_a_finished_run_is_only_evaluated(tmp_path, capsys):
 def test_another_configuration_is_refused_with_the_difference(tmp_path):
     run(tmp_path, "OPTIM.MAX_EPOCH", 1)
     with pytest.raises(ValueError) as caught:
-        run(tmp_path, "OPTIM.MAX_EPOCH", 2, "OPTIM.LR", 0.2, "INPUT.SIZE", (16, 16))
+        changes = ("OPTIM.MAX_EPOCH", 2, "OPTIM.LR", 0.2, "INPUT.SIZE", (16, 16), "DATALOADER.CACHE_FEATURES", True)
+        run(tmp_path, *changes, "DATALOADER.CACHE", "ram")
     message = str(caught.value)
     assert f'"{tmp_path}" holds a run of another configuration' in message
     assert "OPTIM.LR: 0.1 there, 0.2 now" in message and "OPTIM.MAX_EPOCH: 1 there, 2 now" in message
+    assert "DATALOADER.CACHE_FEATURES: False there, True now" in message and "DATALOADER.CACHE:" not in message
     assert "INPUT.SIZE: [8, 8] there, [16, 16] now" in message and "OPTIM.NAME" not in message
 
 

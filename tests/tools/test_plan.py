@@ -32,6 +32,12 @@ def test_zero_shot_has_nothing_to_train() -> None:
     assert (cost.trainable, cost.train_seconds) == (0, 0)
 
 
+def test_a_config_tells_its_trainer() -> None:
+    config = "configs/trainers/MaPLe/tiny.yaml"
+    assert plan.run_arguments([config, "SEED", "3"]) == ["--config-file", config, "--trainer", "MaPLe", "SEED", "3"]
+    assert plan.run_arguments(["--trainer", "RPP"]) == ["--trainer", "RPP"]
+
+
 def test_flops_of_a_linear_layer() -> None:
     layer = torch.nn.Linear(300, 200, bias=False)
     assert plan.gigaflops(lambda: layer(torch.ones(10, 300))) == pytest.approx(2 * 10 * 300 * 200 / 1e9)
@@ -57,6 +63,8 @@ def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert "training, estimated" in capsys.readouterr().out
     assert plan.main(["--complexity", "--trainer", "CoOp"]) == 0
     assert "images/s, batch 100" in capsys.readouterr().out
+    assert plan.main(["configs/trainers/CoOp/tiny.yaml", "DATASET.NUM_SHOTS", "1"]) == 0
+    assert "training images" in capsys.readouterr().out
     assert plan.main(["--trainer", "MaPle"]) == 2
     assert "nearest: MaPLe" in capsys.readouterr().err
 

@@ -202,20 +202,22 @@ def test_every_file_can_be_planned(path: Path, tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("name", "only", "count"),
     [
-        ("base2new", "ZeroshotCLIP,RPP,tiny_shapes", 7),  # RPP from scratch and pretrained, and the pretraining
-        ("xd", "ZeroshotCLIP,RPP,tiny_digits", 4),
-        ("dg", "MaPLe,tiny_source_warp", 2),
-        ("pretrain", "POMP,tiny_counts,tiny_source_tint", 3),
-        ("fewshot", "RPP,tiny_textures", 3),  # with the prompts that one of them starts from
+        ("demo", "ZeroshotCLIP,RPP,tiny_digits", 5),
+        ("embedded_ablation", "RPP,tiny_digits", 8),
+        ("embedded_base2new", "ZeroshotCLIP,RPP,tiny_shapes", 7),  # RPP twice, and its pretraining
+        ("embedded_xd", "ZeroshotCLIP,RPP,tiny_digits", 4),
+        ("embedded_dg", "MaPLe,tiny_source_warp", 2),
+        ("embedded_pretrain", "POMP,tiny_counts,tiny_source_tint", 3),
+        ("embedded_fewshot", "RPP,tiny_textures", 3),  # with the prompts that one of them starts from
     ],
 )
 def test_every_embedded_file_runs(
     name: str, only: str, count: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file = f"configs/benchmarks/embedded_{name}.yaml"
+    file = f"configs/benchmarks/{name}.yaml"
     assert sweep.main([file, "--seeds", "1", "--only", only, "--out", str(tmp_path), *TINY]) == 0
     assert len(accuracies(tmp_path)) == count
-    assert f", tiny{'' if name == 'fewshot' else ', 1 shots'}\n" in capfd.readouterr().out  # the table's title
+    assert f", tiny{'' if name == 'embedded_fewshot' else ', 1 shots'}\n" in capfd.readouterr().out  # the table's title
 
 
 def test_a_grid_has_a_folder_for_each_combination() -> None:

@@ -102,6 +102,24 @@ def test_text_is_encoded_once_an_evaluation(method: str, make: Make, encodings: 
     assert not torch.equal(first, second[0]) and torch.equal(*second)
 
 
+@METHOD
+def test_text_is_encoded_again_after_a_fused_step(method: str, make: Make) -> None:
+    """A fused optimiser changes tensors without raising their version."""
+    trainer = make(method)
+    image, label = batch()
+    with torch.no_grad():
+        trainer.model(image)
+    learned = [p for p in trainer.model.learner.parameters() if p.requires_grad]
+    versions = [p._version for p in learned]
+    trainer.compute_loss(image, label)["ce_loss"].backward()
+    torch.optim.SGD(learned, lr=0.1, fused=True).step()
+    assert versions == [p._version for p in learned]
+    with torch.no_grad():
+        after = trainer.model(image)
+        trainer.model.set_classnames(CLASSNAMES)
+        assert torch.equal(after, trainer.model(image))
+
+
 def test_fixed_text_is_encoded_once_in_all(make: Make, encodings: list[int]) -> None:
     trainer = make("VPT")
     encodings.clear()
