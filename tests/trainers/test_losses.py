@@ -128,3 +128,14 @@ def test_distillation_ignores_masked_columns() -> None:
     mask = torch.full((3, 1), -1e6)
     masked = [torch.cat([logits, mask], dim=1) for logits in (student, teacher)]
     assert torch.isclose(distillation(*masked, 2.0), distillation(student, teacher, 2.0))
+
+
+@pytest.mark.parametrize("method", ["POMP", "RPP"])
+def test_the_mask_of_sampled_classes_survives_half_precision(method: str, make: Make) -> None:
+    """fp16, which a GPU's autocast uses, ends at 65504; the mask is -1e6."""
+    trainer = make(method, {"UPDATE_CLASS_NUM": len(CLASSNAMES) + 1})  # every own class is drawn again
+    with torch.autocast("cpu", dtype=torch.float16):
+        terms = trainer.compute_loss(*batch())
+    plainly = trainer.compute_loss(*batch())
+    assert terms["ce_loss"].dtype == torch.float32
+    assert abs(terms["ce_loss"] - plainly["ce_loss"]) < 0.01 * plainly["ce_loss"]
