@@ -9,7 +9,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -98,18 +97,6 @@ def naive_logits(model: PromptedCLIP, image: Tensor, classes: Tensor | None = No
 
 def images(batch: int) -> Tensor:
     return torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(2)).to(device())
-
-
-@dataclass
-class Timing:
-    """Medians in seconds; ratio and spread of naive over ours."""
-
-    naive: float
-    ours: float
-
-    @property
-    def ratio(self) -> float:
-        return self.naive / self.ours
 
 
 def interleave(functions: Sequence[Callable[[], object]], repeats: int) -> list[float]:

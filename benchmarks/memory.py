@@ -30,8 +30,6 @@ CASES = (  # method, classes, budget in GB (0: none), naive
     ("MaPLe", 10_000, 4, False),
     ("MaPLe", 1000, 0.5, False),
 )
-
-
 MAPPED = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # bytes
 
 
@@ -43,14 +41,17 @@ def peak_gb() -> float:
 
 def measure(method: str, classes: int, budget: float, plain: bool, precision: str) -> dict[str, float]:
     """Peak in GB and seconds of one step; run it in a new process."""
-    model = classifier(method, classes, precision, budget or None)
+    model = classifier(method, classes, precision)
     ids = naive.padded_ids(model.texts).to(device())
     if device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     synchronize()
     start, before = time.perf_counter(), peak_gb()
     plan = model.learner().text
-    features = naive.encode_text(model.clip, ids, plan, naive.sdpa) if plain else model.encode_text(plan)
+    if plain:
+        features = naive.encode_text(model.clip, ids, plan, naive.sdpa)
+    else:
+        features = model.clip.encode_text(model.texts, plan, budget or None)
     features.square().mean().backward()
     synchronize()
     return {"peak": peak_gb() - before, "seconds": time.perf_counter() - start}

@@ -63,9 +63,16 @@ def test_every_stage_of_the_ledger_has_the_gradient_of_the_plain_pass(monkeypatc
         assert (gradient - gradients[0]).abs().max() <= 1e-4 * gradients[0].abs().max()
 
 
-def test_memory_of_one_step() -> None:
-    found = memory.measure("MaPLe", 20, 0.001, False, "fp32")
-    assert found["seconds"] > 0
+def test_memory_is_that_of_one_and_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients = []
+    for budget, plain in ((0, True), (0, False), (0.001, False)):
+        model = common.classifier("MaPLe", 20)
+        monkeypatch.setattr(memory, "classifier", lambda *args, model=model: model)
+        memory.measure("MaPLe", 20, budget, plain, "fp32")
+        gradients.append(torch.cat([p.grad.flatten() for p in model.learner.parameters() if p.grad is not None]))
+    assert gradients[0].any()
+    for gradient in gradients[1:]:
+        assert (gradient - gradients[0]).abs().max() <= 1e-4 * gradients[0].abs().max()
 
 
 def test_scaling_counts_the_naive_text_side() -> None:
