@@ -23,7 +23,7 @@ class AllClasses:
 
     label: Tensor
     classes: None = None
-    correction: float = 0.0
+    masked: None = None
 
     @property
     def target(self) -> Tensor:
@@ -32,6 +32,8 @@ class AllClasses:
     def columns(self, logits: Tensor) -> Tensor:
         return logits
 
+    corrected = columns
+
 
 @dataclass(frozen=True)
 class SampledClasses:
@@ -39,26 +41,31 @@ class SampledClasses:
 
     classes: (U,) distinct class indices to be encoded. own: (B,) column of each image's class among them.
     sampled: (K - 1,) columns of the sampled classes; an image's own class may be among them and is masked then.
-    correction: (B, K) to be added to ``columns(logits)``.
+    correction: (B, K) in fp64, None for none.
     """
 
     classes: Tensor
     own: Tensor
     sampled: Tensor
-    correction: Tensor | float = 0.0
+    correction: Tensor | None = None
 
     @property
     def target(self) -> Tensor:
         return torch.zeros_like(self.own)
 
     @property
-    def own_again(self) -> Tensor:
-        return self.sampled == self.own[:, None]
+    def masked(self) -> Tensor:
+        """(B, K): the columns that are an image's own class a second time."""
+        return F.pad(self.sampled == self.own[:, None], (1, 0))
 
     def columns(self, logits: Tensor) -> Tensor:
         """(B, U) -> (B, K): the own class first, then the sampled ones."""
-        negatives = logits[:, self.sampled].masked_fill(self.own_again, MASKED)
-        return torch.cat([logits.gather(1, self.own[:, None]), negatives], dim=1)
+        chosen = torch.cat([logits.gather(1, self.own[:, None]), logits[:, self.sampled]], dim=1)
+        return chosen.masked_fill(self.masked, MASKED)
+
+    def corrected(self, columns: Tensor) -> Tensor:
+        """(B, K) as ``columns`` gave them, with the local correction."""
+        return columns if self.correction is None else columns + self.correction.to(columns.dtype)
 
 
 def candidates(options: CfgNode, label: Tensor, num_classes: int) -> AllClasses | SampledClasses:
@@ -81,7 +88,7 @@ def candidates(options: CfgNode, label: Tensor, num_classes: int) -> AllClasses 
     if not options.LOCAL_CORRECTION:
         return SampledClasses(classes, own, sampled)
     left = len(drawn) - (sampled == own[:, None]).sum(dim=1, keepdim=True)
-    shift = math.log(num_classes - 1) - left.clamp(min=1).log()
+    shift = math.log(num_classes - 1) - left.clamp(min=1).double().log()  # fp64: exact in every dtype of the logits
     shift = shift / math.log(10) if options.CORRECTION_LOG == "log10" else shift
     return SampledClasses(classes, own, sampled, F.pad(shift.expand(-1, len(drawn)), (1, 0)))
 
@@ -93,8 +100,27 @@ def check_choice(options: CfgNode, **allowed: tuple[str, ...]) -> None:
             raise ValueError(f"{key} must be one of {', '.join(values)}, but is {options[key]!r}")
 
 
-def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)); logits (B, K), summed over classes, mean over images."""
-    log_student = F.log_softmax(student / temperature, dim=1)
-    log_teacher = F.log_softmax(teacher / temperature, dim=1)
-    return temperature**2 * F.kl_div(log_student, log_teacher, log_target=True, reduction="batchmean")
+def check_numbers(
+    section: str, options: CfgNode, *, positive: tuple[str, ...], from_zero: tuple[str, ...] = ()
+) -> None:
+    """ValueError for an option that is NaN, infinite, negative, or, if it must be ``positive``, zero."""
+    for key in (*positive, *from_zero):
+        value = options[key]
+        if not math.isfinite(value) or value < 0 or (value == 0 and key in positive):
+            least = "larger than 0" if key in positive else "0 or more"
+            raise ValueError(f"TRAINER.{section}.{key} must be a finite number, {least}, but is {value}")
+
+
+def distillation(student: Tensor, teacher: Tensor, temperature: float, masked: Tensor | None = None) -> Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)); logits (B, K), summed over classes, mean over images.
+
+    Columns that are ``masked`` (B, K) do not take part, whatever T is.
+    """
+    logs = []
+    for logits in (student, teacher):
+        scaled = logits / temperature
+        if masked is None:
+            logs.append(F.log_softmax(scaled, dim=1))
+        else:  # both logarithms become 0, so that neither the value nor the gradient sees -inf - (-inf)
+            logs.append(F.log_softmax(scaled.masked_fill(masked, -math.inf), dim=1).masked_fill(masked, 0.0))
+    return temperature**2 * F.kl_div(*logs, log_target=True, reduction="batchmean")

@@ -35,11 +35,11 @@ class POMP(CoOp):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
-        check_choice(cfg.TRAINER.POMP, CORRECTION_LOG=("log10", "ln"), NEG_SAMPLING_MODE=("random",))
+        check_choice(cfg.TRAINER[self.section], CORRECTION_LOG=("log10", "ln"), NEG_SAMPLING_MODE=("random",))
 
     def compute_loss(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
         if not self.options.EPT:
             return super().compute_loss(image, label)
         chosen = candidates(self.options, label, self.num_classes)
         logits = chosen.columns(self.model(image, chosen.classes))
-        return classification_terms(logits + chosen.correction, chosen.target)
+        return classification_terms(chosen.corrected(logits), chosen.target)

@@ -17,7 +17,7 @@ from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
 
 from .base import DeepPromptTrainer, classification_terms
-from .losses import candidates, check_choice, distillation
+from .losses import candidates, check_choice, check_numbers, distillation
 from .prompted_clip import Prompts, random_prompts
 from .teacher import build_teacher
 
@@ -97,17 +97,19 @@ class RPP(DeepPromptTrainer):
     def check_cfg(self, cfg: CfgNode) -> None:
         super().check_cfg(cfg)
         if cfg.DATALOADER.CACHE_FEATURES:
-            raise ValueError("DATALOADER.CACHE_FEATURES does not work with RPP: its teacher looks at the images")
-        check_choice(cfg.TRAINER.RPP, QKV=(*VIEWS,), RESIDUAL=("carry", "query"), CORRECTION_LOG=("log10", "ln"))
-        if (temperature := cfg.TRAINER.RPP.TEMPERATURE) <= 0:
-            raise ValueError(f"TRAINER.RPP.TEMPERATURE must be larger than 0, but is {temperature}")
+            name = type(self).__name__
+            raise ValueError(f"DATALOADER.CACHE_FEATURES does not work with {name}: its teacher looks at the images")
+        options = cfg.TRAINER[self.section]
+        check_choice(options, QKV=(*VIEWS,), RESIDUAL=("carry", "query"), CORRECTION_LOG=("log10", "ln"))
+        check_numbers(self.section, options, positive=("TEMPERATURE",), from_zero=("LAMBDA",))
 
     def build_learner(self, clip: CLIP) -> nn.Module:
         options, form = self.options, (self.options.QKV, self.options.RESIDUAL)
         text = vision = None
         if self.text_depth:
             context = self.context(clip)
-            text = UnsharedPrompts(self.text_depth, self.num_ctx, clip.transformer.width, *form, first=context)
+            first = context if self.phrase else None  # a random context is drawn per view, as all other prompts are
+            text = UnsharedPrompts(self.text_depth, self.num_ctx, clip.transformer.width, *form, first=first)
             text.freeze_unused(clip.transformer.layers)
         if self.vision_depth:
             vision = UnsharedPrompts(self.vision_depth, options.N_CTX_VISION, clip.visual.width, *form)
@@ -124,8 +126,8 @@ class RPP(DeepPromptTrainer):
         options = self.options
         chosen = candidates(options, label, self.num_classes)
         logits = chosen.columns(self.model(image, chosen.classes))
-        terms = classification_terms(logits + chosen.correction, chosen.target)
+        terms = classification_terms(chosen.corrected(logits), chosen.target)
         if options.LAMBDA:
             soft = chosen.columns(self.teacher.logits(image, chosen.classes))
-            terms["kd_loss"] = options.LAMBDA * distillation(logits, soft, options.TEMPERATURE)
+            terms["kd_loss"] = options.LAMBDA * distillation(logits, soft, options.TEMPERATURE, chosen.masked)
         return terms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import pytest
@@ -10,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dassl.config import CfgNode
+from dassl.engine import TRAINER_REGISTRY
+from tests.clip.small import difference
 from trainers.losses import candidates, distillation
 
 from . import plain
-from .world import CLASSNAMES, Make, batch
+from .world import CLASSNAMES, Make, batch, in_double
 
 
 def sampling(number: int, correct: bool = True, log: str = "ln") -> CfgNode:
@@ -30,7 +33,7 @@ def test_candidates_are_the_own_class_and_distinct_others(case: tuple[int, int, 
     assert len(drawn) == len(drawn.unique()) == number - 1
     assert torch.equal(chosen.classes, torch.cat([label, drawn]).unique())
     assert torch.equal(chosen.classes[chosen.own], label)
-    assert torch.equal(chosen.own_again, drawn == label[:, None])
+    assert torch.equal(chosen.masked[:, 1:], drawn == label[:, None]) and not chosen.masked[:, 0].any()
     assert not chosen.target.any()
 
 
@@ -53,11 +56,11 @@ def test_natural_correction_estimates_the_full_softmax(label: int, drawn: int, m
     for picked in combinations(range(4), drawn):
         monkeypatch.setattr(torch, "randperm", lambda n, picked=picked: torch.tensor(picked))
         chosen = candidates(sampling(drawn + 1), torch.tensor([label]), 4)
-        corrected = chosen.columns(logits[:, chosen.classes]) + chosen.correction
+        corrected = chosen.corrected(chosen.columns(logits[:, chosen.classes]))
         if set(picked) != {label}:
             sums[label in picked].append(corrected[0, 1:].exp().sum())
     for estimates in filter(None, sums.values()):
-        assert torch.isclose(torch.stack(estimates).mean(), full, rtol=1e-6)
+        assert torch.isclose(torch.stack(estimates).mean(), full, rtol=1e-12)
 
 
 def test_published_correction_is_the_natural_one_over_ln_10() -> None:
@@ -66,7 +69,7 @@ def test_published_correction_is_the_natural_one_over_ln_10() -> None:
     published = candidates(sampling(4, log="log10"), label, 6).correction
     torch.manual_seed(1)
     natural = candidates(sampling(4), label, 6).correction
-    assert torch.allclose(published * torch.log(torch.tensor(10.0)), natural)
+    assert torch.allclose(published * math.log(10), natural, rtol=1e-14, atol=0)
     assert not published[:, 0].any() and (published[:, 1:] > 0).all()
 
 
@@ -80,7 +83,7 @@ def test_pomp_with_every_class_is_coop(correct: bool, make: Make) -> None:
     found, expected = (trainer.compute_loss(*batch())["ce_loss"] for trainer in (pomp, coop))
     assert torch.isclose(found, expected, rtol=1e-6)
     all_of_them = candidates(sampling(number), torch.tensor([0, 3]), len(CLASSNAMES))
-    assert torch.allclose(all_of_them.correction, torch.zeros(2, number), atol=1e-7)
+    assert torch.allclose(all_of_them.correction, torch.zeros(2, number, dtype=torch.float64), atol=1e-15)
 
 
 def test_pomp_without_sampling_is_coop(make: Make) -> None:
@@ -97,10 +100,37 @@ def test_impossible_numbers_of_candidates(method: str, number: int, make: Make) 
         make(method, {"UPDATE_CLASS_NUM": number}).compute_loss(*batch())
 
 
-@pytest.mark.parametrize("setting", [{"CORRECTION_LOG": "log2"}, {"NEG_SAMPLING_MODE": "hard"}])
-def test_options_of_pomp_are_checked(setting: dict, make: Make) -> None:
-    with pytest.raises(ValueError, match="must be one of"):
-        make("POMP", setting)
+OWN_SECTION = [
+    ("POMP", "CORRECTION_LOG", "log2", "must be one of log10, ln, but is 'log2'"),
+    ("POMP", "NEG_SAMPLING_MODE", "hard", "must be one of random, but is 'hard'"),
+    ("RPP", "QKV", "qk", "must be one of qkv, kv, shared, but is 'qk'"),
+    ("RPP", "TEMPERATURE", -1.0, "must be a finite number, larger than 0, but is -1.0"),
+    ("RPP", "TEMPERATURE", math.nan, "must be a finite number, larger than 0, but is nan"),
+    ("RPP", "TEMPERATURE", math.inf, "must be a finite number, larger than 0, but is inf"),
+    ("RPP", "TEMPERATURE", 0.0, "must be a finite number, larger than 0, but is 0.0"),
+    ("RPP", "LAMBDA", -1.0, "must be a finite number, 0 or more, but is -1.0"),
+    ("RPP", "LAMBDA", math.nan, "must be a finite number, 0 or more, but is nan"),
+    ("RPP", "LAMBDA", math.inf, "must be a finite number, 0 or more, but is inf"),
+]
+
+
+@pytest.mark.parametrize("derived", [False, True])
+@pytest.mark.parametrize(("method", "key", "value", "message"), OWN_SECTION)
+def test_options_are_checked_in_the_section_of_the_class(
+    method: str, key: str, value: object, message: str, derived: bool, make: Make
+) -> None:
+    """A subclass with a section of its own does not lose the checks."""
+    base = TRAINER_REGISTRY.get(method)
+    if not derived:
+        with pytest.raises(ValueError, match=f"{key} {message}"):
+            make(method, {key: value})
+        return
+    cfg = CfgNode(make(method).cfg)
+    cfg.defrost()
+    cfg.TRAINER.OWN = CfgNode({**base.defaults, key: value})
+    child = type("Child", (base,), {"section": "OWN"})
+    with pytest.raises(ValueError, match=f"{key} {message}"):
+        child(cfg)
 
 
 def test_only_the_candidates_are_encoded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,11 +153,38 @@ def test_distillation_is_a_divergence(temperature: float, classes: int, seed: in
     assert distillation(teacher + 3, teacher, temperature).abs() < 1e-12  # the softmax does not see a shift
 
 
-def test_distillation_ignores_masked_columns() -> None:
-    student, teacher = torch.randn(2, 3, 5)
-    mask = torch.full((3, 1), -1e6)
-    masked = [torch.cat([logits, mask], dim=1) for logits in (student, teacher)]
-    assert torch.isclose(distillation(*masked, 2.0), distillation(student, teacher, 2.0))
+@pytest.mark.parametrize("temperature", [1e-3, 2.0, 1e6])
+def test_distillation_leaves_masked_columns_out(temperature: float) -> None:
+    """Value and gradient, whatever the temperature: a mask that were divided by it would come back at a high one."""
+    student, teacher = torch.randn(2, 3, 5, dtype=torch.float64)
+    student.requires_grad_()
+    masked = torch.zeros(3, 6, dtype=torch.bool).index_fill_(1, torch.tensor([5]), True)
+    wide = [torch.nn.functional.pad(logits, (0, 1), value=1e3) for logits in (student, teacher)]
+    found, expected = distillation(*wide, temperature, masked), distillation(student, teacher, temperature)
+    assert torch.isclose(found, expected, rtol=1e-9, atol=0)
+    gradients = [torch.autograd.grad(value, student)[0] for value in (found, expected)]
+    assert difference(*gradients) < 1e-9
+
+
+@pytest.mark.parametrize("log", ["log10", "ln"])
+def test_sampled_losses_agree_with_the_plain_ones_in_double(log: str, make: Make) -> None:
+    """Classes 0 .. N - 2 are drawn; the temperature is so high that a mask divided by it would count."""
+    image, label = batch(dtype=torch.float64)
+    drawn = torch.arange(len(CLASSNAMES) - 1)
+    settings = {"UPDATE_CLASS_NUM": len(CLASSNAMES), "CORRECTION_LOG": log}
+    for method in ("POMP", "RPP"):
+        trainer = in_double(make(method, settings | ({"TEMPERATURE": 1e5} if method == "RPP" else {})))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "randperm", lambda n: torch.arange(n))
+            terms = trainer.compute_loss(image, label)
+        logits = trainer.model(image)
+        assert difference(terms["ce_loss"], plain.pomp_loss(logits, label, drawn, log)) < 1e-13
+        if method == "RPP":
+            teacher = trainer.teacher.logits(image)
+            kept = [torch.tensor([y, *(j for j in drawn if j != y)]) for y in label]
+            pairs = [(teacher[i, kept[i]], logits[i, kept[i]]) for i in range(len(label))]
+            expected = torch.stack([plain.kl_divergence(t[None], s[None], 1e5) for t, s in pairs]).mean()
+            assert difference(terms["kd_loss"], expected) < 1e-4  # T = 1e5 leaves few digits of a divergence
 
 
 @pytest.mark.parametrize("method", ["POMP", "RPP"])
