@@ -159,7 +159,7 @@ def changes(settings: Mapping[str, object], plain: Series, benchmark: Benchmark)
     plain = replace(plain, seed=1)  # no matter which: configs of all seeds are read once
     job, *_ = jobs_of(benchmark.protocol, plain, benchmark.datasets, benchmark.source)
     before, after = leaves(job.argv), leaves((*job.argv, *words(settings)))
-    return {key: value for key, value in settings.items() if before[key] != after[key]}
+    return {key: after[key] for key in settings if before[key] != after[key]}
 
 
 @cache

@@ -1,5 +1,6 @@
 """The configuration tree: the defaults, into which YAML files and ``KEY VALUE`` pairs are merged."""
 
+import re
 from typing import Any
 
 import yaml
@@ -47,6 +48,7 @@ def merge_from_file(cfg: CfgNode, path: str) -> None:
         raise ValueError(f'"{path}" must hold KEY: value pairs, but holds a {type(loaded).__name__}')
     for key in flatten_cfg(loaded):
         _check_key(cfg, key, f' in "{path}"')
+    loaded = _with_floats(cfg, loaded)
     _merge(cfg, lambda tree: tree.merge_from_other_cfg(CfgNode(loaded)), f' (in "{path}")')
 
 
@@ -58,7 +60,9 @@ def merge_from_list(cfg: CfgNode, opts: list[Any]) -> None:
         )
     for key in opts[0::2]:
         _check_key(cfg, key, " on the command line")
-    _merge(cfg, lambda tree: tree.merge_from_list(opts), "")
+    leaves = flatten_cfg(cfg)
+    words = [word for key, value in zip(opts[0::2], opts[1::2]) for word in (key, _as_float(leaves.get(key), value))]
+    _merge(cfg, lambda tree: tree.merge_from_list(words), "")
 
 
 def _merge(cfg: CfgNode, change: Any, where: str) -> None:
@@ -68,6 +72,22 @@ def _merge(cfg: CfgNode, change: Any, where: str) -> None:
     except ValueError as error:
         raise ValueError(f"{error}{where}; the new value must have the type of the default") from error
     change(cfg)
+
+
+def _with_floats(node: CfgNode, loaded: dict[str, Any]) -> dict[str, Any]:
+    """``loaded`` with floats for the whole numbers that stand where ``node`` has a float."""
+    changed = {}
+    for key, value in loaded.items():
+        default = node.get(key)
+        inner = isinstance(default, dict) and isinstance(value, dict)
+        changed[key] = _with_floats(default, value) if inner else _as_float(default, value)
+    return changed
+
+
+def _as_float(default: Any, value: Any) -> Any:
+    """A whole number, or a word that reads as one, as a float where the default is one: ``OPTIM.LR 1``."""
+    is_whole = type(value) is int or (isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value))
+    return float(value) if isinstance(default, float) and is_whole else value
 
 
 def _check_key(cfg: CfgNode, key: str, where: str) -> None:

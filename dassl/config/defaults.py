@@ -1,6 +1,6 @@
 """Every option of the engine with its default. A method declares its own ``TRAINER.<SECTION>`` in its own file.
 
-A merged value must have its default's type (``1`` is not a float, ``1.0`` is). The sections of domain-adaptation and
+A merged value must have its default's type; a whole number will do for a float. The sections of domain-adaptation and
 semi-supervised trainers at the end are read by nobody here; they exist so that existing YAML files still merge.
 """
 

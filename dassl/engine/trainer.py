@@ -102,4 +102,8 @@ def left_out(module: str, name: str) -> NoReturn:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "SummaryWriter":  # public trainers import it from here; a slow import, so only for them
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter
     left_out(__name__, name)

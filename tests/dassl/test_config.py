@@ -38,12 +38,25 @@ def test_list_values_are_parsed_as_literals():
     assert (cfg.INPUT.SIZE, cfg.OPTIM.LR, cfg.MODEL.BACKBONE.NAME, cfg.SEED) == ((32, 48), 1e-5, "ViT-B/16", 0)
 
 
+@pytest.mark.parametrize("value", ["1", 1])
+def test_a_whole_number_serves_for_a_float(tmp_path, value):
+    """In words and in files; an option that counts stays an int, and a float is none."""
+    cfg, path = get_cfg_default(), tmp_path / "method.yaml"
+    merge_from_list(cfg, ["OPTIM.LR", value, "OPTIM.MAX_EPOCH", value])
+    path.write_text(yaml.safe_dump({"TRAINER": {"MME": {"LMDA": value}}, "MODEL": {"TEXT_MEMORY_GB": value}}))
+    merge_from_file(cfg, str(path))
+    found = (cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH, cfg.TRAINER.MME.LMDA, cfg.MODEL.TEXT_MEMORY_GB)
+    assert [(type(number), number) for number in found] == [(float, 1), (int, 1), (float, 1), (float, 1)]
+    with pytest.raises(ValueError, match="OPTIM.MAX_EPOCH"):
+        merge_from_list(cfg, ["OPTIM.MAX_EPOCH", "1.0"])
+
+
 @pytest.mark.parametrize(
     ("opts", "error", "words"),
     [
         (["OPTIM.LRATE", "1.0"], KeyError, ["OPTIM.LRATE", "OPTIM.LR"]),
         (["OPTIM.LR.X", "1.0"], KeyError, ["OPTIM.LR.X"]),
-        (["OPTIM.LR", "1"], ValueError, ["OPTIM.LR", "float", "int"]),
+        (["OPTIM.LR", "True"], ValueError, ["OPTIM.LR", "float", "bool"]),
         (["TEST.NO_TEST", "1"], ValueError, ["TEST.NO_TEST"]),
         (["OPTIM.LR"], ValueError, ["pairs", "OPTIM.LR"]),
     ],

@@ -30,7 +30,8 @@ SURFACE = {
     "dassl.evaluation": "build_evaluator EVALUATOR_REGISTRY EvaluatorBase Classification",
     "dassl.engine": "TRAINER_REGISTRY build_trainer TrainerX TrainerBase SimpleTrainer",
     "dassl.engine.build": "TRAINER_REGISTRY build_trainer",
-    "dassl.engine.trainer": "TrainerBase SimpleTrainer TrainerX",
+    "dassl.engine.trainer": "TrainerBase SimpleTrainer TrainerX SummaryWriter",
+    "dassl.optim.radam": "RAdam PlainRAdam AdamW",
 }
 
 

@@ -230,6 +230,16 @@ def test_a_grid_has_a_folder_for_each_combination() -> None:
     assert planned[1].argv[-4:] == ("TRAINER.RPP.QKV", "shared", "TRAINER.RPP.LAMBDA", "2.0")
 
 
+def test_a_grid_may_say_1_for_1_0() -> None:
+    """The whole number is the float: the same folder, none of its own where the config has it anyway."""
+    folders = []
+    for values in ([1.0, 2.0], [1, 2]):
+        method = Method("RPP", grid={"TRAINER.RPP.LAMBDA": values})
+        planned = sweep.plan_jobs(Benchmark("t", "fewshot", [method], datasets=["dtd"], seeds=[1], shots=[2]))
+        folders.append([Path(one.output_dir).parent.name for one in planned])
+    assert folders[0] == folders[1] == [f"vit_b16_ep50_batch4_few_shot{end}_2shots" for end in ("", "-lambda_2.0")]
+
+
 def trained(name: str, *only: str) -> list[str]:
     """The settings' folder of every training that a benchmark file plans."""
     benchmark = sweep.narrowed(sweep.read_benchmark(f"configs/benchmarks/{name}.yaml"), only, [])
