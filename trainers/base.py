@@ -23,11 +23,12 @@ from clip.weights import PRECISIONS, set_precision
 from dassl.config import CfgNode
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 from dassl.engine import TrainerBase, TrainerX
+from dassl.engine.checkpoints import find_checkpoint
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint
 
-from .checkpoints import find_checkpoint, load_exactly, prompts_only, rename_state
+from .checkpoints import load_exactly, prompts_only, rename_state
 from .feature_cache import cached_features, check_cacheable
 from .prompted_clip import PromptedCLIP, initial_context, zeroshot_features
 
@@ -211,7 +212,7 @@ class PromptTrainer(TrainerX):
     # Checkpoints ------------------------------------------------------------------------------------------------------
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """Load ``<directory>/<registered name>/model.pth.tar-<epoch>``, without an epoch the best, else the newest.
+        """Load the prompts of a run: those of ``epoch``, without one the best, else the newest.
 
         The class names need not be those of the training.
         """
@@ -219,15 +220,12 @@ class PromptTrainer(TrainerX):
             print("Note that load_model() is skipped as no pretrained model is given")
             return
         self.model_dir = directory
-        path = Path(directory)
-        if epoch is not None:
-            path = path / self.registered_name / f"model.pth.tar-{epoch}"
-        self.load_prompts(path)
+        self.load_prompts(directory, epoch)
 
-    def load_prompts(self, path: str | Path) -> None:
-        """Load learnable tensors from a checkpoint file, or from the best, else the newest one below a folder."""
-        path = find_checkpoint(Path(path), self.registered_name)
-        checkpoint = load_checkpoint(str(path))
+    def load_prompts(self, path: str | Path, epoch: int | None = None) -> None:
+        """Load learnable tensors from a checkpoint file, or from the one of a folder that ``find_checkpoint`` takes."""
+        path = find_checkpoint(str(path), self.registered_name, epoch)
+        checkpoint = load_checkpoint(path)
         if not isinstance(checkpoint, Mapping):
             raise ValueError(f"{path} holds no state dict (names with tensors), but a {type(checkpoint).__name__}")
         weights = prompts_only(checkpoint.get("state_dict", checkpoint), self.model.learner)

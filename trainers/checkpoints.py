@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -32,24 +31,6 @@ def rename_state(module: nn.Module, names: Mapping[str, str]) -> None:
     module.register_load_state_dict_pre_hook(on_load)
 
 
-def find_checkpoint(path: Path, registered_name: str) -> Path:
-    """The file itself; of a run's folder the best model, else the one of the last epoch."""
-    if path.is_file():
-        return path
-    folder = path / registered_name if (path / registered_name).is_dir() else path
-    best = folder / "model-best.pth.tar"
-    if best.is_file():
-        return best
-    numbered = sorted(folder.glob("model.pth.tar-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]))
-    if not numbered:
-        around = path.parent if path.parent.is_dir() else path.parent.parent
-        found = ", ".join(sorted(p.name for p in around.glob("*"))[:8]) or "nothing"
-        raise FileNotFoundError(
-            f"Model not found at {path} (in {around} there is {found}); see --model-dir, --load-epoch"
-        )
-    return numbered[-1]
-
-
 def prompts_only(state: Mapping[str, Tensor], learner: nn.Module) -> dict[str, Tensor]:
     """A checkpoint's entries without class-dependent buffers and without the frozen CLIP of the family's files."""
     own = learner.state_dict()
@@ -61,7 +42,7 @@ def prompts_only(state: Mapping[str, Tensor], learner: nn.Module) -> dict[str, T
     }
 
 
-def load_exactly(learner: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+def load_exactly(learner: nn.Module, weights: Mapping[str, Tensor], path: str) -> None:
     """Load every tensor of the learner; ValueError naming keys that are missing, surplus or of another shape."""
     if found := misfits(learner.state_dict(), weights):
         raise ValueError(f"The checkpoint {path} does not fit this method and its settings ({found})")

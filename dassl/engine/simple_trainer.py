@@ -13,8 +13,9 @@ from yacs.config import CfgNode
 
 from dassl.data import DataManager
 from dassl.data.datasets import fewshot_hash
+from dassl.engine.checkpoints import BEST
 from dassl.engine.record import RunRecord, recorded_config
-from dassl.engine.trainer_base import BEST, TrainerBase
+from dassl.engine.trainer_base import TrainerBase
 from dassl.evaluation import build_evaluator
 from dassl.utils import derive_seed, set_random_seed
 

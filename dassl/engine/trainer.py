@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dassl.engine.checkpoints import LAST
 from dassl.engine.simple_trainer import SimpleTrainer
-from dassl.engine.trainer_base import LAST, TrainerBase
+from dassl.engine.trainer_base import TrainerBase
 from dassl.utils import AverageMeter, MetricMeter
 
 __all__ = ["SimpleTrainer", "TrainerBase", "TrainerX"]

@@ -8,13 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dassl.engine.checkpoints import LAST, find_checkpoint, newest_state
 from dassl.optim.lr_scheduler import EpochScheduler
 from dassl.utils import load_checkpoint, mkdir_if_missing, restore, save_checkpoint, save_torch, tolist_if_not
 
 __all__ = ["TrainerBase"]
-
-LAST = "model-last.pth.tar"  # the state after the newest finished epoch, while training goes on
-BEST = "model-best.pth.tar"
 
 
 class TrainerBase:
@@ -143,7 +141,7 @@ class TrainerBase:
     def resume_model_if_exist(self, directory: str) -> int:
         """Restore all models from the newest state in ``directory``; returns the epoch to start from, 0 without one."""
         names = self.get_model_names()
-        paths = [_newest_state(os.path.join(directory, name)) for name in names]
+        paths = [newest_state(os.path.join(directory, name)) for name in names]
         if not names or None in paths:
             print("No checkpoint found, train from scratch")
             return 0
@@ -169,7 +167,7 @@ class TrainerBase:
             return
         self.model_dir = directory
         for name in self.get_model_names():
-            path = _weights_file(os.path.join(directory, name), epoch)
+            path = find_checkpoint(directory, name, epoch)
             checkpoint = load_checkpoint(path)
             try:
                 self._models[name].load_state_dict(checkpoint["state_dict"])
@@ -240,24 +238,3 @@ class TrainerBase:
 
     def model_inference(self, input: Any) -> Tensor:
         raise NotImplementedError
-
-
-def _newest_state(folder: str) -> str | None:
-    """The file that an unfinished run left, else the one that ``checkpoint`` names."""
-    last, pointer = os.path.join(folder, LAST), os.path.join(folder, "checkpoint")
-    if os.path.isfile(last):
-        return last
-    if not os.path.isfile(pointer):
-        return None
-    with open(pointer, encoding="utf-8") as file:
-        return os.path.join(folder, file.readline().strip())
-
-
-def _weights_file(folder: str, epoch: int | None) -> str:
-    path = os.path.join(folder, BEST if epoch is None else f"model.pth.tar-{epoch}")
-    if epoch is None and not os.path.isfile(path):
-        path = _newest_state(folder) or path
-    if not os.path.isfile(path):
-        found = sorted(os.listdir(folder)) if os.path.isdir(folder) else "no such folder"
-        raise FileNotFoundError(f"No model at {path}; found there: {found}")
-    return path

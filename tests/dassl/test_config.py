@@ -47,7 +47,7 @@ def test_a_whole_number_serves_for_a_float(tmp_path, value):
     merge_from_file(cfg, str(path))
     found = (cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH, cfg.TRAINER.MME.LMDA, cfg.MODEL.TEXT_MEMORY_GB)
     assert [(type(number), number) for number in found] == [(float, 1), (int, 1), (float, 1), (float, 1)]
-    with pytest.raises(ValueError, match="OPTIM.MAX_EPOCH"):
+    with pytest.raises(ValueError, match=r"OPTIM\.MAX_EPOCH"):
         merge_from_list(cfg, ["OPTIM.MAX_EPOCH", "1.0"])
 
 

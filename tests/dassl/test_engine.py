@@ -217,9 +217,9 @@ class TestFailures:
         trainer._models["linear"] = nn.Linear(2, 2)
         with pytest.raises(ValueError, match=r'model.pth.tar-1" does not fit "linear"'):
             trainer.load_model(str(tmp_path), epoch=1)
-        with pytest.raises(FileNotFoundError, match=r"No model at .*model.pth.tar-9; found there: .*model.pth.tar-1"):
+        with pytest.raises(FileNotFoundError, match=r"not found in .*linear of epoch 9.*there is .*model.pth.tar-1"):
             trainer.load_model(str(tmp_path), epoch=9)
-        with pytest.raises(FileNotFoundError, match="no such folder"):
+        with pytest.raises(FileNotFoundError, match="no such file or folder"):
             trainer.load_model(str(tmp_path / "absent"))
 
     def test_no_directory_skips_loading(self, tmp_path, capsys):

@@ -134,6 +134,38 @@ def test_best_then_newest_checkpoint_of_a_run(make: Make, tmp_path: Path) -> Non
     assert equal(state(trainer), kept[4])
 
 
+def test_a_run_that_was_killed_in_its_second_epoch(make: Make, tmp_path: Path) -> None:
+    """It holds the state after the first, no more; training goes on from there, and evaluation takes it too."""
+    trainer = randomise(make("CoOp"))
+    trainer.output_dir, trainer.epoch, trainer.max_epoch = str(tmp_path), 0, 3
+    trainer.keep_resumable()
+    assert [path.name for path in (tmp_path / "prompt_learner").iterdir()] == ["model-last.pth.tar"]
+    for folder in (tmp_path, tmp_path / "prompt_learner"):
+        other = make("CoOp")
+        other.load_model(str(folder))
+        assert equal(state(other), state(trainer)) and other.epochs_done == 1
+
+
+def test_the_file_that_goes_on_is_newer_than_numbered_ones(make: Make, tmp_path: Path) -> None:
+    """Of a run that keeps every second epoch, killed in its fourth."""
+    trainer = make("CoOp")
+    trainer.output_dir, trainer.max_epoch = str(tmp_path), 5
+    trainer.save_model(1, str(tmp_path))
+    trainer.epoch = 2
+    randomise(trainer).keep_resumable()
+    other = make("CoOp")
+    other.load_model(str(tmp_path))
+    assert equal(state(other), state(trainer)) and other.epochs_done == 3
+
+
+def test_what_a_folder_without_a_model_holds(make: Make, tmp_path: Path) -> None:
+    """The folder that was looked into, not its parent."""
+    (tmp_path / "run" / "prompt_learner").mkdir(parents=True)
+    (tmp_path / "run" / "prompt_learner" / "notes.txt").touch()
+    with pytest.raises(FileNotFoundError, match=r"not found in .*run/prompt_learner; there is notes\.txt;"):
+        make("CoOp").load_model(str(tmp_path / "run"))
+
+
 def test_no_folder_means_no_loading(make: Make, capsys: pytest.CaptureFixture) -> None:
     trainer = make("CoOp")
     before = state(trainer)
@@ -145,7 +177,7 @@ def test_no_folder_means_no_loading(make: Make, capsys: pytest.CaptureFixture) -
 def test_missing_epoch(make: Make, tmp_path: Path) -> None:
     trainer = make("CoOp")
     trainer.save_model(1, str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"model.pth.tar-7 .*model.pth.tar-2.*--load-epoch"):
+    with pytest.raises(FileNotFoundError, match=r"prompt_learner of epoch 7.*model.pth.tar-2.*--load-epoch"):
         trainer.load_model(str(tmp_path), epoch=7)
 
 
