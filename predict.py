@@ -24,7 +24,9 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
+import datasets  # noqa: F401  (registers the data sets, whose templates are looked up)
 from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_list
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import atomic_write, exit_status, read_image
@@ -69,9 +71,14 @@ def load_config(args: argparse.Namespace) -> CfgNode:
 
 def load_predictor(cfg: CfgNode, args: argparse.Namespace, classnames: Sequence[str]) -> PromptTrainer:
     method = TRAINER_REGISTRY.get(cfg.TRAINER.NAME) if args.model_dir else ZeroshotCLIP
-    predictor = method.without_data(cfg, classnames)
+    predictor = method.without_data(cfg, classnames, template_of(cfg.DATASET.NAME))
     predictor.load_model(args.model_dir, args.load_epoch)
     return predictor
+
+
+def template_of(dataset: str) -> str:
+    """The hand-written template of a data set; the general one for those of other packages, and without a run."""
+    return (DATASET_REGISTRY.get(dataset) if dataset in DATASET_REGISTRY else DatasetBase).template
 
 
 def find_images(paths: Sequence[str]) -> list[Path]:

@@ -7,15 +7,20 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
+from torch.nn.functional import normalize
 
 import predict
 import train
+from dassl.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
 from tools import protocols, sweep
 from tools.results.__main__ import parse_args as parse_results
+from trainers.base import PromptTrainer
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -73,30 +78,54 @@ def test_files_that_are_named_exist(document: Path) -> None:
             assert (ROOT / path).exists() or ((ROOT / path).parent.is_dir() and "." not in Path(path).name), path
 
 
-def test_the_documented_method_learns_and_is_short(tmp_path: Path) -> None:
-    """docs/adding_a_method.md, run as it stands."""
-    text = (ROOT / "docs" / "adding_a_method.md").read_text()
-    code = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[0]
-    settings = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)[0]
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> type[PromptTrainer]:
+    """The method of docs/adding_a_method.md, as it stands there."""
+    code = blocks("python")[0]
     assert len(code.splitlines()) < 60
-    assert yaml.safe_load(settings)["TRAINER"] == {"KGCOOP": {"PREC": "fp32"}}
-    (tmp_path / "tiny.yaml").write_text(settings)
+    monkeypatch.setattr(TRAINER_REGISTRY, "_objects", dict(TRAINER_REGISTRY._objects))
     module = type(sys)("trainers.kgcoop")
     module.__package__ = "trainers"
     exec(compile(code, "docs/adding_a_method.md", "exec"), module.__dict__)
-    try:
-        argv = [
-            "--trainer",
-            "KgCoOp",
-            "--config-file",
-            str(tmp_path / "tiny.yaml"),
-            "--output-dir",
-            str(tmp_path / "run"),
-        ]
-        argv += ["--dataset-config-file", str(ROOT / "configs/datasets/tiny_digits.yaml"), "--seed", "1"]
-        assert train.main([*argv, "DATASET.NUM_SHOTS", "4", "OPTIM.MAX_EPOCH", "3"]) == 0
-    finally:
-        TRAINER_REGISTRY._objects.pop("KgCoOp")
+    return module.KgCoOp
+
+
+def blocks(language: str) -> list[str]:
+    text = (ROOT / "docs" / "adding_a_method.md").read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_the_documented_loss_is_that_of_the_released_code(example: type[PromptTrainer]) -> None:
+    """CE + 8 (1 - mean cos), computed by hand for two images and three classes."""
+    image, text, handwritten = (
+        normalize(torch.tensor(rows, dtype=torch.float64), dim=1)
+        for rows in (
+            [[1, 2, 2], [2, -1, 2]],
+            [[1, 0, 1], [0, 1, 1], [1, 1, 0]],
+            [[1, 0, 0.5], [0, 1, 0.5], [1, 0.5, 0]],
+        )
+    )
+    trainer = example.__new__(example)
+    trainer.cfg = CfgNode({"TRAINER": {"KGCOOP": dict(example.defaults)}})
+    trainer.handwritten = handwritten
+    trainer.model = SimpleNamespace(
+        image_features=lambda image: (image, None),
+        text_features=lambda prompts: text,
+        logits=lambda image, text: 10 * image @ text.t(),
+    )
+    terms = trainer.compute_loss(image, torch.tensor([1, 0]))
+    assert float(terms["ce_loss"]) == pytest.approx(0.0875745812131834, rel=1e-12)
+    assert float(terms["kg_loss"]) == pytest.approx(8 * 0.05131670194948634, rel=1e-12)
+    assert float(terms["ce_loss"] + terms["kg_loss"]) == pytest.approx(0.49810819680907414, rel=1e-12)
+
+
+def test_the_documented_method_learns(example: type[PromptTrainer], tmp_path: Path) -> None:
+    settings = blocks("yaml")[0]
+    assert yaml.safe_load(settings)["TRAINER"] == {"KGCOOP": {"PREC": "fp32"}}
+    (tmp_path / "tiny.yaml").write_text(settings)
+    argv = ["--trainer", "KgCoOp", "--config-file", str(tmp_path / "tiny.yaml"), "--output-dir", str(tmp_path / "run")]
+    argv += ["--dataset-config-file", str(ROOT / "configs/datasets/tiny_digits.yaml"), "--seed", "1"]
+    assert train.main([*argv, "DATASET.NUM_SHOTS", "4", "OPTIM.MAX_EPOCH", "3"]) == 0
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "kg_loss" in log
     first, *_, last = re.findall(r"ce_loss \S+ \((\S+)\)", log)

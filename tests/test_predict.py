@@ -13,9 +13,11 @@ from safetensors import safe_open
 from torch.nn.functional import normalize
 
 import clip
+import datasets
 import predict
 import train
 from dassl.config import get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import read_image
 from datasets.embedded import EMBEDDED
 from trainers import extend_cfg
@@ -93,6 +95,20 @@ def test_exported_classifier_gives_the_same_logits(run: Path, photos: Path, tmp_
 def test_zero_shot_needs_no_run(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert predict.main(["--images", str(photos / "new"), "--classes", *CLASSES, "--format", "json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 2 * len(CLASSES)
+
+
+def test_zero_shot_predictions_use_the_template_of_the_runs_data_set(tmp_path: Path) -> None:
+    """Whichever modules were imported before; a data set that is not ours has the general one."""
+    assert predict.template_of("EuroSAT") == datasets.EuroSAT.template != predict.template_of("ElsewhereSet")
+    argv = ["--trainer", "ZeroshotCLIP", "--seed", "1", "--output-dir", str(tmp_path), "MODEL.BACKBONE.NAME", "tiny"]
+    assert (
+        train.main([*argv, "DATASET.NAME", "TinyDigits", "INPUT.SIZE", "(32, 32)", "DATALOADER.NUM_WORKERS", "0"]) == 0
+    )
+    args = predict.parse_args(["--model-dir", str(tmp_path), "--classes", "zero", "one"])
+    predictor = predict.load_predictor(predict.load_config(args), args, args.classes)
+    assert predictor.model.templates == [DATASET_REGISTRY.get("TinyDigits").template]
+    bare = type(predictor).without_data(predictor.cfg, args.classes)  # knows no data set, registered or not
+    assert bare.model.templates == ["a photo of a {}."]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from clip.model import CLIP
 from clip.text import Texts
 from clip.weights import PRECISIONS, set_precision
 from dassl.config import CfgNode
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
+from dassl.data.datasets import DatasetBase
 from dassl.engine import TrainerBase, TrainerX
 from dassl.engine.checkpoints import find_checkpoint
 from dassl.metrics import compute_accuracy
@@ -101,19 +101,19 @@ class PromptTrainer(TrainerX):
         return PromptedCLIP(clip, learner, self.wording, self.classnames, self.cfg.MODEL.TEXT_MEMORY_GB).to(self.device)
 
     @classmethod
-    def without_data(cls, cfg: CfgNode, classnames: Sequence[str]) -> PromptTrainer:
+    def without_data(
+        cls, cfg: CfgNode, classnames: Sequence[str], template: str = DatasetBase.template
+    ) -> PromptTrainer:
         """A trainer for prediction only: ``model`` classifies into ``classnames``, ``load_model`` loads its prompts.
 
-        Zero-shot CLIP uses the template of the data set in ``cfg``.
+        template: the hand-written text of zero-shot CLIP, unless ``cfg.DATASET.TEMPLATE`` has one.
         """
         trainer = cls.__new__(cls)
         TrainerBase.__init__(trainer)
         trainer.check_cfg(cfg)
         trainer.cfg = cfg
         trainer.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
-        name = cfg.DATASET.NAME
-        trained_on = DATASET_REGISTRY.get(name) if name in DATASET_REGISTRY else DatasetBase
-        template = cfg.DATASET.TEMPLATE or trained_on.template
+        template = cfg.DATASET.TEMPLATE or template
         dataset = SimpleNamespace(classnames=list(classnames), template=template, templates=[template])
         trainer.dm = SimpleNamespace(dataset=dataset)
         trainer.model = trainer.build_classifier().eval()

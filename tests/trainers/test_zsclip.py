@@ -40,13 +40,14 @@ def test_own_template(make: Make) -> None:
 
 
 def test_prediction_uses_the_template_of_the_run(make: Make) -> None:
+    """The config's own, else the one that is given; what the registry of data sets holds does not matter."""
     trainer = make("ZeroshotCLIP")
     image, _ = batch()
-    for opts, template in ((), Swatches.template), (("DATASET.TEMPLATE", "my {}."), "my {}."):
+    for opts, template in ((), "a swatch: {}."), (("DATASET.TEMPLATE", "my {}."), "my {}."):
         cfg = trainer.cfg.clone()
         cfg.defrost()
         cfg.merge_from_list(list(opts))
-        predictor = type(trainer).without_data(cfg, ["red", "teal"])
+        predictor = type(trainer).without_data(cfg, ["red", "teal"], "a swatch: {}.")
         expected = plain.zeroshot_logits(trainer.model.clip, image, ["red", "teal"], [template])
         assert difference(predictor.model_inference(image), expected) < 1e-5
 
