@@ -29,7 +29,7 @@ from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_l
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import atomic_write, exit_status, read_image
+from dassl.utils import atomic_write, exit_status, read_image, set_exact_fp32
 from datasets.splits import IMAGE_SUFFIXES
 from trainers import extend_cfg
 from trainers.base import PromptTrainer
@@ -148,6 +148,7 @@ def run(args: argparse.Namespace) -> None:
     if args.topk < 1 or args.batch_size < 1:
         raise ValueError("--topk and --batch-size must be at least 1")
     images = find_images(args.images)
+    set_exact_fp32()
     with redirect_stdout(sys.stderr):  # standard output carries the result alone
         predictor = load_predictor(load_config(args), args, classnames)
         rows = list(predict(predictor, images, args.topk, args.batch_size))

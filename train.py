@@ -19,7 +19,7 @@ import torch
 import datasets  # noqa: F401 - registers the data sets
 from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_list
 from dassl.engine import TRAINER_REGISTRY, build_trainer
-from dassl.utils import collect_env_info, exit_status, set_random_seed, setup_logger
+from dassl.utils import collect_env_info, exit_status, set_exact_fp32, set_random_seed, setup_logger
 from trainers import extend_cfg
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
@@ -116,6 +116,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
     setup_logger(cfg.OUTPUT_DIR)
+    set_exact_fp32()
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
     print_header(args, cfg)

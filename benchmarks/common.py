@@ -23,6 +23,7 @@ from benchmarks import naive
 from clip.model import CLIP
 from clip.text import Texts
 from clip.weights import set_precision
+from dassl.utils import set_exact_fp32
 from trainers.cocoop import ConditionalLearner
 from trainers.coop import ContextLearner
 from trainers.ivlp import IndependentLearner
@@ -40,6 +41,7 @@ def device() -> torch.device:
 @cache
 def vit_b16(precision: str = "fp32") -> CLIP:
     """CLIP of ViT-B/16's shapes; the weights do not matter for time."""
+    set_exact_fp32()
     torch.manual_seed(0)
     model = CLIP(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
     return set_precision(model, precision).eval().requires_grad_(False).to(device())

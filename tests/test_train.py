@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+import predict
 import train
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.logger import Logger
@@ -117,6 +118,27 @@ def test_evaluation_of_a_run(command: Command) -> None:
 def test_every_method_runs(method: str, command: Command) -> None:
     assert command(method, "--seed", 1, "OPTIM.MAX_EPOCH", 1, "DATASET.NUM_SHOTS", 1).status == 0
     assert metrics()["results"]["test"]["total"] == 12
+
+
+@pytest.fixture
+def with_tf32() -> Iterator[None]:
+    """TF32 is on, as another program may have left it."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@pytest.mark.parametrize("program", ["train", "predict"])
+def test_fp32_is_not_tf32(program: str, with_tf32: None, command: Command, tmp_path: Path) -> None:
+    if program == "train":
+        assert command("CoOp", "--no-train").status == 0
+    else:
+        assert predict.main(["--classes", "cat", "dog", "--export", str(tmp_path / "classifier.safetensors")]) == 0
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_zero_is_a_seed(command: Command) -> None:

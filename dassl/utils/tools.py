@@ -34,6 +34,7 @@ __all__ = [
     "mkdir_if_missing",
     "read_image",
     "read_json",
+    "set_exact_fp32",
     "set_random_seed",
     "sha256_of",
     "tolist_if_not",
@@ -151,6 +152,12 @@ def set_random_seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def set_exact_fp32() -> None:
+    """No TF32 (10 bits of mantissa) on a GPU: not in matrix products, nor in convolutions, where it is the default."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def derive_seed(*numbers: int) -> int:

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from dassl.engine import TRAINER_REGISTRY
-from tests.clip.small import LAYERS, small_clip
+from tests.clip.small import LAYERS, difference, small_clip
 from trainers.base import PromptTrainer
 
-from .world import METHODS, TEXT_ONLY, Make, batch, equal, maker, save_clip, state, step
+from .world import METHODS, TEXT_ONLY, Make, batch, equal, maker, randomise, save_clip, state, step
 
 METHOD = pytest.mark.parametrize("method", METHODS)
 
@@ -64,6 +64,51 @@ def test_precisions_agree(method: str, precision: str, bound: float, make: Make)
     assert trainer.model.clip.dtype == half
     with torch.no_grad():
         assert trainer.model_inference(batch()[0]).isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["CoOp", "RPP"])
+def test_small_gradients_survive_fp16(method: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss of a ten-thousandth: unscaled, most of its gradient would be below fp16's range."""
+    gradients = []
+    for precision in ("fp32", "fp16"):
+        trainer = make(method, {"PREC": precision, **({"LAMBDA": 0.0} if method == "RPP" else {})})
+        torch.manual_seed(0)
+        randomise(trainer, 0.1)
+        loss = trainer.compute_loss
+        monkeypatch.setattr(
+            trainer, "compute_loss", lambda *batch, loss=loss: {"ce_loss": 1e-4 * loss(*batch)["ce_loss"]}
+        )
+        step(trainer, *batch())
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.model.learner.parameters() if p.requires_grad]))
+    assert difference(gradients[1], gradients[0]) < 0.02
+    assert gradients[1].dtype == torch.float32
+
+
+def test_the_first_loss_scale_overflows_for_no_method(make: Make) -> None:
+    for method in METHODS:
+        trainer = make(method, {"PREC": "fp16"})
+        trainer.batch_idx, trainer.num_batches = 0, 2
+        assert float(trainer.forward_backward(dict(zip(("img", "label"), batch())))["skipped"]) == 0
+
+
+def test_overflow_skips_the_step_and_is_counted(make: Make) -> None:
+    trainer = make("CoOp", {"PREC": "fp16"})
+    trainer.batch_idx, trainer.num_batches = 0, 2
+    images = dict(zip(("img", "label"), batch()))
+    trainer.scaler.load_state_dict({**trainer.scaler.state_dict(), "scale": 2.0**40})
+    before = state(trainer)
+    assert float(trainer.forward_backward(images)["skipped"]) == 1
+    assert equal(state(trainer), before)
+    assert trainer.scaler.get_scale() == 2.0**39
+    resumed = make("CoOp", {"PREC": "fp16"})
+    resumed.load_run_state(trainer.run_state())
+    assert resumed.scaler.get_scale() == 2.0**39
+    trainer.scaler.load_state_dict({**trainer.scaler.state_dict(), "scale": 2.0**8})
+    assert float(trainer.forward_backward(images)["skipped"]) == 0
+    assert not equal(state(trainer), before)
+    exact = make("CoOp")
+    exact.batch_idx, exact.num_batches = 0, 2
+    assert "skipped" not in exact.forward_backward(images)
 
 
 def test_unknown_precision(make: Make) -> None:
