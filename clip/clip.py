@@ -69,11 +69,19 @@ def load_model(name: str = "", path: str = "", download_root: str | None = None)
     With a path the name may add what the file does not say: ``ViT-B-16`` or ``name:tag`` (open_clip) for GELU and head
     width; otherwise QuickGELU and 64 numbers a head, as in OpenAI's models. ``name`` may be a path as well.
     """
+    source = (name, path)
     if not path and Path(name).is_file():
         name, path = "", name
     path = path or (str(TINY) if name == "tiny" else download(name, download_root))
     weights, metadata = read_weights(path)
-    return build_model(weights, **(architecture(*split_tag(name)) if is_open_clip(name) else options(metadata)))
+    model = build_model(weights, **(architecture(*split_tag(name)) if is_open_clip(name) else options(metadata)))
+    model.source = source
+    return model
+
+
+def load_frozen(name: str, path: str, precision: str) -> CLIP:
+    """A backbone for prompts: in evaluation mode, without gradients, in the given precision (``set_precision``)."""
+    return set_precision(load_model(name, path), precision).eval().requires_grad_(False)
 
 
 def options(metadata: dict[str, str]) -> dict[str, object]:

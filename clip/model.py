@@ -228,6 +228,7 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
         # (vocab_size,) bool, or None for the whole vocabulary: a small model may know only some words.
         self.known_tokens: Tensor | None = None
+        self.source = ("", "")  # name and path that it was loaded by
         self.initialize_parameters()
 
     def initialize_parameters(self) -> None:

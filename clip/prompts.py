@@ -70,6 +70,17 @@ class PromptPlan:
     def length(self) -> int:
         return self.input.shape[-2]
 
+    @property
+    def per_image(self) -> bool:
+        """Whether texts differ between images: the context is (B, 1, P, D)."""
+        return self.input.dim() == 4
+
+    def select(self, classes: Tensor) -> PromptPlan:
+        """For the texts of some classes, (K,) indices: of contexts (C, P, D), one per class, theirs."""
+        if self.input.dim() != 3:
+            return self
+        return PromptPlan(self.input[classes.to(self.input.device)], self.layers)
+
     def check(self, width: int, depth: int) -> None:
         """Raise ValueError for a plan that an encoder of ``width`` with ``depth`` layers cannot take."""
         rows = [self.input, *(view for p in self.layers.values() for view in p.views if view is not None)]

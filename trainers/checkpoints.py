@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from clip.weights import misfits
+from dassl.engine.checkpoints import find_checkpoint
+from dassl.utils import load_checkpoint
+
+if TYPE_CHECKING:
+    from .prompted_clip import PromptedCLIP
 
 # What the family's checkpoints hold besides prompts: buffers that depend on the class names, and the frozen CLIP.
 CLASS_BUFFERS = ("token_prefix", "token_suffix")
 FROZEN_PREFIXES = ("image_encoder.", "text_encoder.", "logit_scale", "prompt_learner.ZS_image_encoder.")
 
 
-def rename_state(module: nn.Module, names: Mapping[str, str]) -> None:
-    """Let the module's state dict carry the published keys, when saved and when loaded."""
-    if not names:
-        return
+def load_prompts(classifier: PromptedCLIP, path: str | Path, epoch: int | None = None) -> int:
+    """Load a method's tensors from a checkpoint file, or from the one of a run's folder that ``find_checkpoint`` takes;
+    returns the number of epochs that it was trained for. ValueError naming what does not fit."""
+    method = classifier.method
+    path = find_checkpoint(str(path), method.folder, epoch)
+    checkpoint = load_checkpoint(path)
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f"{path} holds no state dict (names with tensors), but a {type(checkpoint).__name__}")
+    weights = prompts_only(checkpoint.get("state_dict", checkpoint), method)
+    load_exactly(method, weights, path)
+    trained_on = checkpoint.get("trained_on")
+    classifier.trained_on = tuple(trained_on) if trained_on else None
+    epochs = checkpoint.get("epoch", 0)
+    print(f'Loading weights to {method.folder} from "{path}" (epoch = {epochs})')
+    return epochs
 
-    def on_save(module: nn.Module, state: dict, prefix: str, metadata: object) -> None:
-        for ours, theirs in names.items():
-            state[prefix + theirs] = state.pop(prefix + ours)
 
-    def on_load(module: nn.Module, state: dict, prefix: str, *rest: object) -> None:
-        for ours, theirs in names.items():
-            if prefix + theirs in state:
-                state[prefix + ours] = state.pop(prefix + theirs)
-
-    module.register_state_dict_post_hook(on_save)
-    module.register_load_state_dict_pre_hook(on_load)
-
-
-def prompts_only(state: Mapping[str, Tensor], learner: nn.Module) -> dict[str, Tensor]:
+def prompts_only(state: Mapping[str, Tensor], method: nn.Module) -> dict[str, Tensor]:
     """A checkpoint's entries without class-dependent buffers and without the frozen CLIP of the family's files."""
-    own = learner.state_dict()
+    own = method.state_dict()
     state = {key.removeprefix("module."): value for key, value in state.items()}
     return {
         key: value
@@ -42,8 +48,8 @@ def prompts_only(state: Mapping[str, Tensor], learner: nn.Module) -> dict[str, T
     }
 
 
-def load_exactly(learner: nn.Module, weights: Mapping[str, Tensor], path: str) -> None:
-    """Load every tensor of the learner; ValueError naming keys that are missing, surplus or of another shape."""
-    if found := misfits(learner.state_dict(), weights):
+def load_exactly(method: nn.Module, weights: Mapping[str, Tensor], path: str) -> None:
+    """Load every tensor of the method; ValueError naming keys that are missing, surplus or of another shape."""
+    if found := misfits(method.state_dict(), weights):
         raise ValueError(f"The checkpoint {path} does not fit this method and its settings ({found})")
-    learner.load_state_dict({key: value.float() for key, value in weights.items()})
+    method.load_state_dict({key: value.float() for key, value in weights.items()})

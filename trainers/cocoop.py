@@ -3,47 +3,45 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import ClassVar
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from clip.model import CLIP
-from clip.prompts import PromptPlan
-from dassl.engine import TRAINER_REGISTRY
+from clip import CLIP, PromptPlan
 
-from .base import PromptTrainer
-from .prompted_clip import Prompts
+from .method import Context, Method, PromptedCLIP, Prompts, Subset, option
 
 
-class ConditionalLearner(nn.Module):
-    """v_m(x) = v_m + pi, pi = h_theta(x) (section 3.2): a meta-network shifts the context by the image's feature.
+class CoCoOp(Method):
+    """v_m(x) = v_m + pi, pi = h_theta(x) (section 3.2): a meta-network shifts the context by the image's feature."""
 
-    ctx (P, D) and features (B, E) -> contexts (B, 1, P, D): one per image, the same for all classes.
-    """
+    @dataclass(frozen=True)
+    class Options(Method.Options):
+        N_CTX: int = option(16, least=1)
+        CTX_INIT: str = ""  # words to start from; they decide the number of tokens
 
-    conditional = True
-
-    def __init__(self, ctx: Tensor, embed_dim: int):
-        super().__init__()
-        self.ctx = nn.Parameter(ctx)
-        hidden = embed_dim // 16
+    def __init__(self, clip: CLIP, options: Options | None = None, num_classes: int = 0) -> None:
+        super().__init__(clip, options)
+        self.context = Context.of_phrase(self.options.CTX_INIT, self.options.N_CTX)
+        self.ctx = nn.Parameter(self.context.start(clip))
+        hidden = clip.embed_dim // 16
         self.meta_net = nn.Sequential(
             OrderedDict(
-                linear1=nn.Linear(embed_dim, hidden),
+                linear1=nn.Linear(clip.embed_dim, hidden),
                 relu=nn.ReLU(inplace=True),
-                linear2=nn.Linear(hidden, ctx.shape[1]),
+                linear2=nn.Linear(hidden, clip.transformer.width),
             )
         )
 
-    def forward(self, image_features: Tensor) -> Prompts:
-        shift = self.meta_net(image_features)
+    def prompts(self, image_features: Tensor) -> Prompts:
+        """Features (B, E) -> contexts (B, 1, P, D): one per image, the same for all classes."""
+        shift = self.meta_net(image_features)  # (B, D)
         return Prompts(text=PromptPlan((self.ctx + shift[:, None])[:, None]))
 
-
-@TRAINER_REGISTRY.register()
-class CoCoOp(PromptTrainer):
-    section = "COCOOP"
-    defaults: ClassVar = {"N_CTX": 16, "CTX_INIT": "", "PREC": "fp16"}
-
-    def build_learner(self, clip: CLIP) -> nn.Module:
-        return ConditionalLearner(self.context(clip), clip.embed_dim)
+    def features(
+        self, classifier: PromptedCLIP, image: Tensor | None, classes: Subset | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if image is None:
+            raise ValueError(f"{type(self).__name__}'s text features depend on the image")
+        image_features = classifier.encode_image(image)
+        return image_features, classifier.encode_text(self.prompts(image_features).text, classes)

@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
-from clip.model import CLIP
-from clip.prompts import PromptPlan
-from clip.text import Texts
-from dassl.engine import TRAINER_REGISTRY
+from clip import CLIP, PromptPlan
+from clip.text import CLASS_TOKEN_POSITIONS
 
-from .base import PromptTrainer
-from .prompted_clip import Prompts, initial_context
+from .method import Context, Method, Prompts, option
 
 
-class ContextLearner(nn.Module):
+class CoOp(Method):
     """One context for all classes, (P, D), or one per class, (C, P, D): eq. 2 and section 3.2 of the paper."""
 
-    def __init__(self, ctx: Tensor):
-        super().__init__()
-        self.ctx = nn.Parameter(ctx)
+    @dataclass(frozen=True)
+    class Options(Method.Options):
+        N_CTX: int = option(16, least=1)
+        CSC: bool = False  # a context per class; as published, CTX_INIT makes it generic
+        CTX_INIT: str = ""  # words to start from; they decide the number of tokens
+        CLASS_TOKEN_POSITION: str = option("end", choices=CLASS_TOKEN_POSITIONS)
 
-    def forward(self) -> Prompts:
+    def __init__(self, clip: CLIP, options: Options | None = None, num_classes: int = 0) -> None:
+        super().__init__(clip, options)
+        chosen = self.options
+        self.context = Context.of_phrase(chosen.CTX_INIT, chosen.N_CTX, chosen.CLASS_TOKEN_POSITION)
+        own = chosen.CSC and not self.context.phrase
+        if own and not num_classes:
+            raise ValueError(f"{self.section()}.CSC, a context per class, needs the number of classes")
+        self.ctx = nn.Parameter(self.context.start(clip, *([num_classes] if own else [])))
+
+    def prompts(self) -> Prompts:
         return Prompts(text=PromptPlan(self.ctx))
-
-
-@TRAINER_REGISTRY.register()
-class CoOp(PromptTrainer):
-    section = "COOP"
-    defaults: ClassVar = {"N_CTX": 16, "CSC": False, "CTX_INIT": "", "CLASS_TOKEN_POSITION": "end", "PREC": "fp16"}
-
-    def wording(self, names: Sequence[str]) -> Texts:
-        return Texts.from_names(names, self.phrase, self.num_ctx, self.options.CLASS_TOKEN_POSITION)
-
-    def build_learner(self, clip: CLIP) -> nn.Module:
-        if not self.options.CSC or self.phrase:  # as published: a phrase makes the context generic
-            return ContextLearner(self.context(clip))
-        print("Initializing class-specific contexts")
-        classes = len(self.classnames)
-        return ContextLearner(initial_context(clip, "", classes * self.num_ctx).unflatten(0, (classes, self.num_ctx)))

@@ -5,53 +5,48 @@ Depth 0 in one encoder leaves it alone: language-only and vision-only prompting 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass
 
-from torch import nn
+from clip import CLIP
 
-from clip.model import CLIP
-from dassl.engine import TRAINER_REGISTRY
-
-from .base import DeepPromptTrainer
-from .prompted_clip import Prompts, random_prompts, shared_plan
+from .contexts import check_depths, random_prompts, shared_plan
+from .method import Context, Method, Needs, Prompts, option
 
 
-class IndependentLearner(nn.Module):
+class IVLP(Method):
     """Prompts (P, D) for each prompted layer of the text and of the vision encoder."""
 
-    def __init__(self, text: nn.ParameterList, vision: nn.ParameterList):
-        super().__init__()
-        self.text, self.vision = text, vision
+    @dataclass(frozen=True)
+    class Options(Method.Options):
+        N_CTX_TEXT: int = option(2, least=1)
+        N_CTX_VISION: int = option(2, least=1)
+        PROMPT_DEPTH_TEXT: int = option(9, least=0)
+        PROMPT_DEPTH_VISION: int = option(9, least=0)
+        CTX_INIT: str = "a photo of a"
 
-    def forward(self) -> Prompts:
+    folder = "VLPromptLearner"
+
+    def __init__(self, clip: CLIP, options: Options | None = None, num_classes: int = 0) -> None:
+        super().__init__(clip, options)
+        chosen = self.options
+        text_depth, vision_depth = chosen.PROMPT_DEPTH_TEXT, chosen.PROMPT_DEPTH_VISION
+        check_depths(self.section(), clip, text_depth, vision_depth)
+        self.context = Context.first_tokens(chosen.CTX_INIT, chosen.N_CTX_TEXT if text_depth else 0)
+        self.text = random_prompts(text_depth, chosen.N_CTX_TEXT, clip.transformer.width)
+        if text_depth:
+            self.text[0].data = self.context.start(clip)
+        self.vision = random_prompts(vision_depth, chosen.N_CTX_VISION, clip.visual.width if vision_depth else 0)
+
+    @classmethod
+    def needs(cls, options: Options) -> Needs:
+        return Needs(images=options.PROMPT_DEPTH_VISION > 0)
+
+    def prompts(self) -> Prompts:
         return Prompts(text=shared_plan(self.text), vision=shared_plan(self.vision))
-
-
-@TRAINER_REGISTRY.register()
-class IVLP(DeepPromptTrainer):
-    section = "IVLP"
-    registered_name = "VLPromptLearner"
-    defaults: ClassVar = {
-        "N_CTX_TEXT": 2,
-        "N_CTX_VISION": 2,
-        "PROMPT_DEPTH_TEXT": 9,
-        "PROMPT_DEPTH_VISION": 9,
-        "CTX_INIT": "a photo of a",
-        "PREC": "fp16",
-    }
-
-    def build_learner(self, clip: CLIP) -> nn.Module:
-        text = random_prompts(self.text_depth, self.num_ctx, clip.transformer.width)
-        if len(text):
-            text[0].data = self.context(clip)
-        vision = (
-            random_prompts(self.vision_depth, self.options.N_CTX_VISION, clip.visual.width) if self.vision_depth else []
-        )
-        return IndependentLearner(text, nn.ParameterList(vision))
 
     def published_names(self) -> dict[str, str]:
         block = "encoder.transformer.resblocks"
-        names = {f"text.{i}": f"text_{block}.{i}.VPT_shallow" for i in range(self.text_depth)}
-        names |= {f"vision.{i}": f"image_{block}.{i}.VPT_shallow" for i in range(self.vision_depth)}
+        names = {f"text.{i}": f"text_{block}.{i}.VPT_shallow" for i in range(len(self.text))}
+        names |= {f"vision.{i}": f"image_{block}.{i}.VPT_shallow" for i in range(len(self.vision))}
         first = {"text.0": "prompt_learner.ctx", "vision.0": "image_encoder.VPT"}
         return {ours: first.get(ours, theirs) for ours, theirs in names.items()}

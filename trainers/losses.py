@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dassl.config import CfgNode
-
 MASKED = -1e6  # as published; its exponential is exactly 0
+CORRECTION_LOGS = ("log10", "ln")
+
+
+def top1(logits: Tensor, label: Tensor) -> Tensor:
+    """Accuracy in percent of logits (B, C) with labels (B,)."""
+    return (logits.argmax(dim=1) == label).float().mean().mul(100)
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,6 @@ class AllClasses:
     """Every class is a candidate: the ordinary softmax."""
 
     label: Tensor
-    classes: None = None
     masked: None = None
 
     @property
@@ -41,13 +45,13 @@ class SampledClasses:
 
     classes: (U,) distinct class indices to be encoded. own: (B,) column of each image's class among them.
     sampled: (K - 1,) columns of the sampled classes; an image's own class may be among them and is masked then.
-    correction: (B, K) in fp64, None for none.
+    shift: (B, 1) in fp64, the correction of an image's negatives; None for none.
     """
 
     classes: Tensor
     own: Tensor
     sampled: Tensor
-    correction: Tensor | None = None
+    shift: Tensor | None = None
 
     @property
     def target(self) -> Tensor:
@@ -63,52 +67,51 @@ class SampledClasses:
         chosen = torch.cat([logits.gather(1, self.own[:, None]), logits[:, self.sampled]], dim=1)
         return chosen.masked_fill(self.masked, MASKED)
 
+    @property
+    def correction(self) -> Tensor | None:
+        """(B, K) in fp64: nothing for the own class."""
+        return None if self.shift is None else F.pad(self.shift.expand(-1, len(self.sampled)), (1, 0))
+
     def corrected(self, columns: Tensor) -> Tensor:
         """(B, K) as ``columns`` gave them, with the local correction."""
-        return columns if self.correction is None else columns + self.correction.to(columns.dtype)
+        return columns if self.shift is None else columns + self.correction.to(columns.dtype)
 
 
-def candidates(options: CfgNode, label: Tensor, num_classes: int) -> AllClasses | SampledClasses:
-    """The candidate classes of a batch with labels (B,), as ``UPDATE_CLASS_NUM`` K (0: all) says.
+@dataclass(frozen=True)
+class Sampling:
+    """How candidate classes are drawn: K of N, and the base of the local correction's logarithm ("" for none)."""
 
-    K - 1 of N classes are drawn uniformly without replacement. ``LOCAL_CORRECTION`` adds log((N - 1) / (K - 1 - r)) to
+    num_candidates: int
+    correction_log: str = "log10"
+
+    @classmethod
+    def of(cls, options: Any) -> Sampling | None:
+        """From a method's UPDATE_CLASS_NUM (0: no sampling), LOCAL_CORRECTION and CORRECTION_LOG."""
+        log = options.CORRECTION_LOG if options.LOCAL_CORRECTION else ""
+        return cls(options.UPDATE_CLASS_NUM, log) if options.UPDATE_CLASS_NUM else None
+
+
+def draw_candidates(sampling: Sampling, label: Tensor, num_classes: int) -> SampledClasses:
+    """The candidate classes of a batch with labels (B,). All on the host.
+
+    K - 1 of N classes are drawn uniformly without replacement. The local correction adds log((N - 1) / (K - 1 - r)) to
     every negative, r = 1 if the own class was drawn; its natural logarithm (``ln``) makes the sampled softmax estimate
     the full one, ``log10`` is what the published code and so the published numbers have.
     """
-    num_candidates = options.UPDATE_CLASS_NUM
-    if not num_candidates:
-        return AllClasses(label)
+    num_candidates = sampling.num_candidates
     if not 2 <= num_candidates <= num_classes + 1:
         raise ValueError(
             f"UPDATE_CLASS_NUM must be 0 or from 2 to {num_classes + 1} (classes + 1), but is {num_candidates}"
         )
     drawn = torch.randperm(num_classes)[: num_candidates - 1]
-    classes, columns = torch.cat([label.cpu(), drawn]).unique(return_inverse=True)
-    own, sampled = columns.to(label.device, non_blocking=True).split([len(label), len(drawn)])
-    if not options.LOCAL_CORRECTION:
+    classes, columns = torch.cat([label, drawn]).unique(return_inverse=True)
+    own, sampled = columns.split([len(label), len(drawn)])
+    if not sampling.correction_log:
         return SampledClasses(classes, own, sampled)
     left = len(drawn) - (sampled == own[:, None]).sum(dim=1, keepdim=True)
     shift = math.log(num_classes - 1) - left.clamp(min=1).double().log()  # fp64: exact in every dtype of the logits
-    shift = shift / math.log(10) if options.CORRECTION_LOG == "log10" else shift
-    return SampledClasses(classes, own, sampled, F.pad(shift.expand(-1, len(drawn)), (1, 0)))
-
-
-def check_choice(options: CfgNode, **allowed: tuple[str, ...]) -> None:
-    """ValueError for an option that is none of its allowed values."""
-    for key, values in allowed.items():
-        if options[key] not in values:
-            raise ValueError(f"{key} must be one of {', '.join(values)}, but is {options[key]!r}")
-
-
-def check_numbers(
-    section: str, options: CfgNode, *, positive: tuple[str, ...], from_zero: tuple[str, ...] = ()
-) -> None:
-    """ValueError for an option that is NaN, infinite, negative, or, if it must be ``positive``, zero."""
-    for key in (*positive, *from_zero):
-        value = options[key]
-        if not math.isfinite(value) or value < 0 or (value == 0 and key in positive):
-            least = "larger than 0" if key in positive else "0 or more"
-            raise ValueError(f"TRAINER.{section}.{key} must be a finite number, {least}, but is {value}")
+    shift = shift / math.log(10) if sampling.correction_log == "log10" else shift
+    return SampledClasses(classes, own, sampled, shift)
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float, masked: Tensor | None = None) -> Tensor:

@@ -6,70 +6,53 @@ Deep text prompts P_1..P_J, and vision prompts that are functions of them: P~_k 
 from __future__ import annotations
 
 import copy
-from typing import ClassVar
+from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
-from clip.model import CLIP
-from dassl.engine import TRAINER_REGISTRY
+from clip import CLIP
 
-from .base import DeepPromptTrainer
-from .prompted_clip import Prompts, random_prompts, shared_plan
+from .contexts import check_depths, random_prompts, shared_plan
+from .method import Context, Method, Needs, Prompts, option
 
 
-class CoupledLearner(nn.Module):
+class MaPLe(Method):
     """Text prompts (P, Dt) per layer; a linear map Dt -> Dv couples each to the vision encoder's layer.
 
     The names are those of the published files. As there, the deeper maps start as copies of one another.
-    ``unified``: one map for all layers (MaPLe-dagger of the paper).
     """
 
-    def __init__(self, ctx: Tensor, depth: int, vision_width: int, unified: bool = False):
-        super().__init__()
-        num_tokens, text_width = ctx.shape
-        self.ctx = nn.Parameter(ctx)
-        self.proj = nn.Linear(text_width, vision_width)
-        self.compound_prompts_text = random_prompts(depth - 1, num_tokens, text_width)
-        couple = nn.Linear(text_width, vision_width)
+    @dataclass(frozen=True)
+    class Options(Method.Options):
+        N_CTX: int = option(2, least=1)
+        PROMPT_DEPTH: int = option(9, least=1)
+        CTX_INIT: str = "a photo of a"
+        UNIFIED: bool = False  # one map for all layers (MaPLe-dagger of the paper)
+
+    folder = "MultiModalPromptLearner"
+
+    def __init__(self, clip: CLIP, options: Options | None = None, num_classes: int = 0) -> None:
+        super().__init__(clip, options)
+        depth, text_width = self.options.PROMPT_DEPTH, clip.transformer.width
+        check_depths(self.section(), clip, depth, depth)
+        self.context = Context.first_tokens(self.options.CTX_INIT, self.options.N_CTX)
+        self.ctx = nn.Parameter(self.context.start(clip))
+        self.proj = nn.Linear(text_width, clip.visual.width)
+        self.compound_prompts_text = random_prompts(depth - 1, self.options.N_CTX, text_width)
+        couple = nn.Linear(text_width, clip.visual.width)
         self.compound_prompt_projections = nn.ModuleList(
-            () if unified else (copy.deepcopy(couple) for _ in range(depth - 1))
+            () if self.options.UNIFIED else (copy.deepcopy(couple) for _ in range(depth - 1))
         )
 
-    def forward(self) -> Prompts:
+    @classmethod
+    def needs(cls, options: Options) -> Needs:
+        return Needs(images=True)
+
+    def prompts(self) -> Prompts:
         text = [self.ctx, *self.compound_prompts_text]
         deeper = self.compound_prompt_projections or [self.proj] * len(self.compound_prompts_text)
         vision = [couple(prompt) for couple, prompt in zip([self.proj, *deeper], text)]
         return Prompts(text=shared_plan(text), vision=shared_plan(vision))
 
-
-@TRAINER_REGISTRY.register()
-class MaPLe(DeepPromptTrainer):
-    section = "MAPLE"
-    registered_name = "MultiModalPromptLearner"
-    defaults: ClassVar = {
-        "N_CTX": 2,
-        "PROMPT_DEPTH": 9,
-        "CTX_INIT": "a photo of a",
-        "UNIFIED": False,
-        "PREC": "fp16",
-    }
-
-    @property
-    def num_ctx(self) -> int:
-        return self.options.N_CTX
-
-    @property
-    def text_depth(self) -> int:
-        return self.options.PROMPT_DEPTH
-
-    vision_depth = text_depth
-
-    def build_learner(self, clip: CLIP) -> nn.Module:
-        return CoupledLearner(self.context(clip), self.text_depth, clip.visual.width, self.options.UNIFIED)
-
     def published_names(self) -> dict[str, str]:
-        depth, unified = self.text_depth, self.options.UNIFIED
-        maps = ["proj", *(f"compound_prompt_projections.{i}" for i in range(0 if unified else depth - 1))]
-        names = ["ctx", *(f"compound_prompts_text.{i}" for i in range(depth - 1))]
-        names += [f"{m}.{part}" for m in maps for part in ("weight", "bias")]
-        return {name: f"prompt_learner.{name}" for name in names}
+        return {name: f"prompt_learner.{name}" for name, _ in self.named_parameters()}

@@ -5,41 +5,23 @@ CoOp's context, learned from K sampled classes a step instead of all N.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass
 
-from torch import Tensor
-
-from dassl.config import CfgNode
-from dassl.engine import TRAINER_REGISTRY
-
-from .base import classification_terms
 from .coop import CoOp
-from .losses import candidates, check_choice
+from .losses import CORRECTION_LOGS, Sampling
+from .method import Needs, option
 
 
-@TRAINER_REGISTRY.register()
 class POMP(CoOp):
-    section = "POMP"
-    defaults: ClassVar = {
-        "N_CTX": 4,
-        "CSC": False,
-        "CTX_INIT": "",
-        "CLASS_TOKEN_POSITION": "end",
-        "PREC": "fp16",
-        "UPDATE_CLASS_NUM": 128,  # K, the image's own class and K - 1 sampled ones
-        "EPT": True,  # sample classes; False is CoOp over all of them
-        "LOCAL_CORRECTION": True,
-        "CORRECTION_LOG": "log10",  # log10, as published, or ln, as the paper's softmax needs
-        "NEG_SAMPLING_MODE": "random",
-    }
+    @dataclass(frozen=True)
+    class Options(CoOp.Options):
+        N_CTX: int = option(4, least=1)
+        UPDATE_CLASS_NUM: int = option(128, least=0)  # K, the image's own class and K - 1 sampled ones; 0: all
+        EPT: bool = True  # sample classes; False is CoOp over all of them
+        LOCAL_CORRECTION: bool = True
+        CORRECTION_LOG: str = option("log10", choices=CORRECTION_LOGS)  # as published; ln is what a softmax needs
+        NEG_SAMPLING_MODE: str = option("random", choices=("random",))
 
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        check_choice(cfg.TRAINER[self.section], CORRECTION_LOG=("log10", "ln"), NEG_SAMPLING_MODE=("random",))
-
-    def compute_loss(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
-        if not self.options.EPT:
-            return super().compute_loss(image, label)
-        chosen = candidates(self.options, label, self.num_classes)
-        logits = chosen.columns(self.model(image, chosen.classes))
-        return classification_terms(chosen.corrected(logits), chosen.target)
+    @classmethod
+    def needs(cls, options: Options) -> Needs:
+        return Needs(sampling=Sampling.of(options) if options.EPT else None)

@@ -1,78 +1,146 @@
-"""A frozen CLIP, a learner of prompts and a list of class names: a classifier. Written once for all methods.
+"""A frozen CLIP, a method and class names: a classifier. Training, evaluation, prediction and teachers all use it.
 
-Letters: B images, C classes, P prompt tokens, E joint width.
+Letters: B images, C classes, E joint width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
-from clip.model import CLIP
-from clip.prompts import LayerPrompt, PromptPlan
-from clip.text import Texts, check_vocabulary
+from clip import CLIP, PromptPlan, Texts
+from clip.clip import image_transform
+from clip.text import packing
+from clip.transfer import to_device
+from dassl.utils import read_image
 
-Wording = Callable[[Sequence[str]], Texts]
+if TYPE_CHECKING:
+    from .method import Method
+
+TEMPLATE = "a photo of a {}."
+Passengers = TypeVar("Passengers")
+Picture = str | Path | Image.Image | Tensor
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What a learner returns: a plan for each encoder, None for an encoder that is left as it is."""
+    """What a method puts into the encoders: a plan for each, None for an encoder that is left as it is."""
 
     text: PromptPlan | None = None
     vision: PromptPlan | None = None
 
 
-class PromptedCLIP(nn.Module):
-    """Logits of images against class names under the learner's prompts.
+@dataclass(frozen=True)
+class Subset:
+    """Some of a classifier's classes, made by ``PromptedCLIP.subset``: indices (K,) on its device, and their texts."""
 
-    learner: ``forward() -> Prompts``, or ``forward(image_features (B, E)) -> Prompts`` if its attribute
-        ``conditional`` is true. Owns all trainable parameters; knows neither class names nor CLIP.
-    wording: class names -> tokenised texts with the learner's context slots.
-    memory_gb: budget of the text encoder's activations.
+    index: Tensor
+    texts: Texts
+
+
+class PromptedCLIP(nn.Module):
+    """Logits of images against class names under a method's prompts.
+
+    method: owns all trainable parameters; knows neither class names nor data. templates: the data set's own hand-written
+    one, and its ensemble. memory_gb: budget of the text encoder's activations. amp: CLIP computes under autocast.
+    transform: PIL image -> (3, H, W), what ``predict`` does to pictures; CLIP's own if not given.
+    In evaluation mode class features are encoded once: call ``train()`` before the parameters change by other means than
+    training steps.
     """
 
     def __init__(
         self,
         clip: CLIP,
-        learner: nn.Module,
-        wording: Wording,
+        method: Method,
         classnames: Sequence[str],
+        template: str = TEMPLATE,
+        ensemble: Sequence[str] = (),
         memory_gb: float | None = None,
-    ):
+        amp: bool = False,
+    ) -> None:
         super().__init__()
         self.clip = clip.eval().requires_grad_(False)
-        self.learner = learner
-        self.wording, self.memory_gb = wording, memory_gb
+        self.method = method
+        self.template, self.ensemble = template, tuple(ensemble) or (template,)
+        self.memory_gb, self.amp = memory_gb, amp
+        self.transform: Callable[[Image.Image], Tensor] = image_transform(clip.visual.input_resolution)
+        self.trained_on: tuple[str, ...] | None = None  # class names of the training, None before any
         self.set_classnames(classnames)
 
     def set_classnames(self, classnames: Sequence[str]) -> None:
         """Classify into these names from now on; underscores become spaces."""
         self.classnames = [name.replace("_", " ") for name in classnames]
-        self.texts = self.wording(self.classnames)
-        self._text_cache: tuple[object, Tensor] | None = None
+        self.texts = self.method.wording(self.classnames)
+        self._kept: Tensor | None = None  # class features under the method's prompts, while they cannot change
+        self._handwritten: dict[tuple[str, ...], Tensor] = {}
 
     def train(self, mode: bool = True) -> PromptedCLIP:
         """The frozen CLIP stays in eval mode (the ResNets have batch norm)."""
         super().train(mode)
         self.clip.eval()
+        self._kept = None
         return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.clip.logit_scale.device
+
+    def autocast(self) -> AbstractContextManager:
+        """fp16 on a GPU, bf16 on a CPU, if ``amp``."""
+        return torch.autocast(self.device.type) if self.amp else nullcontext()
+
+    # Images against classes -------------------------------------------------------------------------------------------
 
     def forward(self, image: Tensor, classes: Tensor | None = None) -> Tensor:
         """(B, 3, H, W), or features (B, E) -> logits (B, C), or (B, K) for the K class indices ``classes``."""
-        image_features, prompts = self.image_features(image)
-        return self.logits(image_features, self.text_features(prompts, classes))
+        with self.autocast():
+            return self.method.logits(self, image, None if classes is None else self.subset(classes)[0])
 
-    def image_features(self, image: Tensor) -> tuple[Tensor, Prompts]:
-        """Unit-norm features (B, E) and the prompts they were made with."""
-        conditional = getattr(self.learner, "conditional", False)
-        prompts = None if conditional else self.learner()
-        features = self.encode_image(image, None if conditional else prompts.vision)
-        return features, self.learner(features) if conditional else prompts
+    def subset(self, index: Tensor, passengers: Passengers = None) -> tuple[Subset, Passengers]:
+        """Some classes by their indices (K,), best on the host: their texts are packed there and travel to the device in
+        one copy that nobody waits for, and ``passengers``, tensors in dataclasses and tuples, travel with them."""
+        index = index.cpu()
+        texts, plan = self.texts.select(index), self.method.prompts().text
+        if plan is None:
+            return to_device((Subset(index, texts), passengers), self.device)
+        index, passengers = texts.pack(packing(self.clip, plan, self.memory_gb), (index, passengers))
+        return Subset(index, texts), passengers
+
+    def features(self, image: Tensor | None, classes: Subset | None = None) -> tuple[Tensor | None, Tensor]:
+        """Unit-norm image features (B, E) and text features (C, E), or (B, C, E): see ``Method.features``."""
+        return self.method.features(self, image, classes)
+
+    @property
+    def text_features(self) -> Tensor:
+        """(C, E) unit-norm class features; ValueError for a method whose texts depend on the image."""
+        with self.autocast():
+            return self.features(None)[1]
+
+    def cosine_logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
+        """exp(logit_scale) <v, t>: (B, E) with (C, E) or (B, C, E) -> (B, C), in fp32 at least.
+
+        Not under autocast: half precision would round them, and cannot hold the mask of sampled classes.
+        """
+        with torch.autocast(image_features.device.type, enabled=False):
+            scaled = self.clip.logit_scale.exp() * image_features
+            if text_features.dim() == 2:
+                return scaled @ text_features.t()
+            return torch.einsum("be,bce->bc", scaled, text_features)
+
+    def encode(
+        self, prompts: Prompts, image: Tensor | None, classes: Subset | None = None
+    ) -> tuple[Tensor | None, Tensor]:
+        """Both features under these prompts, as they leave CLIP; without an image those of the classes alone."""
+        features = None if image is None else self.encode_image(image, prompts.vision)
+        return features, self.encode_text(prompts.text, classes)
 
     def encode_image(self, image: Tensor, plan: PromptPlan | None = None) -> Tensor:
         """Unit-norm features (B, E); without a plan no gradient is kept. Features (B, E) pass through."""
@@ -81,96 +149,65 @@ class PromptedCLIP(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and plan is not None):
             return unit(self.clip.encode_image(image, plan))
 
-    def text_features(self, prompts: Prompts, classes: Tensor | None = None) -> Tensor:
-        """Unit-norm features (C, E) or (K, E); (B, C, E) for prompts per image.
+    def encode_text(self, plan: PromptPlan | None, classes: Subset | None = None) -> Tensor:
+        """Unit-norm features (C, E) or (K, E); (B, C, E) for a context per image.
 
-        Encoded once where they cannot change: without text prompts, and in evaluation until the parameters change.
+        Encoded once where they cannot change: without a plan, and in evaluation mode.
         """
-        plan = prompts.text
-        constant = plan is None or not (torch.is_grad_enabled() or plan.input.dim() == 4)
-        if not constant:
-            self._text_cache = None  # what follows changes the parameters; a fused optimiser raises no version
-            return self.encode_text(plan, classes)
-        version = None if plan is None else tuple((id(p), p._version) for p in self.learner.parameters())
-        if self._text_cache is None or self._text_cache[0] != version:
+        learning = plan is not None and torch.is_grad_enabled()
+        if learning:
+            self._kept = None  # a step may follow
+        if learning or (plan is not None and (self.training or plan.per_image)):
+            return self._encode_text(plan, classes)
+        if self._kept is None:
             with torch.no_grad():
-                self._text_cache = (version, self.encode_text(plan))
-        features = self._text_cache[1]
-        return features if classes is None else features[classes.to(features.device)]
+                self._kept = self._encode_text(plan)
+        return self._kept if classes is None else self._kept[classes.index]
 
-    def encode_text(self, plan: PromptPlan | None, classes: Tensor | None = None) -> Tensor:
-        if classes is not None:
-            classes = classes.cpu()
-            if plan is not None and plan.input.dim() == 3:  # one context per class
-                plan = PromptPlan(plan.input[classes.to(plan.input.device)], plan.layers)
-        texts = self.texts if classes is None else self.texts.select(classes)
-        return unit(self.clip.encode_text(texts, plan, self.memory_gb))
+    def _encode_text(self, plan: PromptPlan | None, classes: Subset | None = None) -> Tensor:
+        if classes is None:
+            return unit(self.clip.encode_text(self.texts, plan, self.memory_gb))
+        return unit(self.clip.encode_text(classes.texts, plan and plan.select(classes.index), self.memory_gb))
 
-    def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:
-        return cosine_logits(self.clip, image_features, text_features)
+    @torch.no_grad()
+    def zeroshot(self, templates: Sequence[str] = ()) -> Tensor:
+        """(C, E) class features of hand-written templates, the data set's own if none are given: unit-norm per
+        template, averaged, unit-norm again. Computed once."""
+        templates = tuple(templates) or (self.template,)
+        if templates not in self._handwritten:
+            mean = sum(
+                unit(self.clip.encode_text(Texts.from_strings(strings), memory_gb=self.memory_gb))
+                for strings in ([template.format(name) for name in self.classnames] for template in templates)
+            )
+            self._handwritten[templates] = unit(mean)
+        return self._handwritten[templates]
+
+    # Prediction -------------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def probabilities(self, pictures: Sequence[Picture]) -> Tensor:
+        """(B, C) of pictures: paths, PIL images, or tensors (3, H, W) that ``transform`` has made."""
+        batch = torch.stack([self._load(picture) for picture in pictures]).to(self.device)
+        return self(batch).softmax(dim=-1)
+
+    def predict(
+        self, pictures: Picture | Sequence[Picture], topk: int = 1, batch_size: int = 64
+    ) -> list[list[tuple[str, float]]]:
+        """For each picture its ``topk`` class names with their probabilities, best first."""
+        pictures = [pictures] if isinstance(pictures, str | Path | Image.Image) else pictures
+        found = []
+        for start in range(0, len(pictures), batch_size):
+            best = self.probabilities(pictures[start : start + batch_size]).topk(min(topk, len(self.classnames)))
+            for values, indices in zip(best.values.tolist(), best.indices.tolist()):
+                found.append([(self.classnames[i], value) for i, value in zip(indices, values)])
+        return found
+
+    def _load(self, picture: Picture) -> Tensor:
+        if isinstance(picture, Tensor):
+            return picture
+        return self.transform(picture.convert("RGB") if isinstance(picture, Image.Image) else read_image(str(picture)))
 
 
 def unit(features: Tensor) -> Tensor:
     """Normalise in at least fp32."""
     return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
-
-
-def cosine_logits(clip: CLIP, image_features: Tensor, text_features: Tensor) -> Tensor:
-    """exp(logit_scale) <v, t>: (B, E) with (C, E) or (B, C, E) -> (B, C), in fp32 at least.
-
-    Not under autocast: half precision would round them, and cannot hold the mask of POMP's sampled classes.
-    """
-    with torch.autocast(image_features.device.type, enabled=False):
-        scaled = clip.logit_scale.exp() * image_features
-        if text_features.dim() == 2:
-            return scaled @ text_features.t()
-        return torch.einsum("be,bce->bc", scaled, text_features)
-
-
-@torch.no_grad()
-def zeroshot_features(
-    clip: CLIP, classnames: Sequence[str], templates: Sequence[str], memory_gb: float | None = None
-) -> Tensor:
-    """(C, E) class features of hand-written templates: unit-norm per template, averaged, unit-norm again."""
-    names = [name.replace("_", " ") for name in classnames]
-    mean = sum(
-        unit(clip.encode_text(Texts.from_strings([template.format(name) for name in names]), memory_gb=memory_gb))
-        for template in templates
-    )
-    return unit(mean)
-
-
-def initial_context(clip: CLIP, phrase: str, num_ctx: int) -> Tensor:
-    """(P, D) token embeddings of the phrase's first ``num_ctx`` tokens, or N(0, 0.02^2) without a phrase; fp32."""
-    check_length(num_ctx)
-    if not phrase:
-        return 0.02 * torch.randn(num_ctx, clip.transformer.width)
-    texts = Texts.from_strings([phrase])
-    if texts.lengths[0] - 2 < num_ctx:
-        raise ValueError(
-            f"CTX_INIT {phrase!r} has {texts.lengths[0] - 2} tokens, fewer than the {num_ctx} context tokens"
-        )
-    check_vocabulary(clip, texts)
-    ids = texts.ids[0, 1 : 1 + num_ctx].to(clip.token_embedding.weight.device)
-    return clip.token_embedding(ids).detach().float().clone()
-
-
-def check_length(num_tokens: int) -> None:
-    if num_tokens < 1:
-        raise ValueError(f"A prompt needs at least 1 token, but its length (N_CTX) is {num_tokens}")
-
-
-def random_prompts(depth: int, num_tokens: int, width: int) -> nn.ParameterList:
-    """(P, D) prompts for ``depth`` layers, N(0, 0.02^2) each."""
-    if depth < 0:
-        raise ValueError(f"A prompt depth must be 0 or more, but is {depth}")
-    if depth:
-        check_length(num_tokens)
-    return nn.ParameterList(0.02 * torch.randn(num_tokens, width) for _ in range(depth))
-
-
-def shared_plan(rows: Sequence[Tensor]) -> PromptPlan | None:
-    """Prompts (P, D) of layers 1..J, each replacing the rows that its layer receives; None for J = 0."""
-    if not len(rows):
-        return None
-    return PromptPlan(rows[0], {layer: LayerPrompt.shared(rows[layer]) for layer in range(1, len(rows))})

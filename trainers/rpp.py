@@ -7,25 +7,22 @@ open is an option here; ``docs/method.md`` lists these assumptions.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from clip.model import CLIP
-from clip.prompts import LayerPrompt, PromptPlan
-from dassl.config import CfgNode
-from dassl.engine import TRAINER_REGISTRY
+from clip import CLIP, LayerPrompt, PromptPlan
 
-from .base import DeepPromptTrainer, classification_terms
-from .losses import candidates, check_choice, check_numbers, distillation
-from .prompted_clip import Prompts, random_prompts
-from .teacher import build_teacher
+from .contexts import check_depths, random_prompts
+from .losses import CORRECTION_LOGS, Sampling, distillation
+from .method import Batch, Context, Data, Method, Needs, PromptedCLIP, Prompts, classification_terms, option
+from .teacher import TeacherOptions, build_teacher
 
 VIEWS = {"qkv": ("query", "key", "value"), "kv": ("key", "value"), "shared": ("prompt",)}
 
 
 class UnsharedPrompts(nn.ModuleDict):
-    """Prompts (P, D) of layers 1..J of one encoder, for each view that has its own (``TRAINER.RPP.QKV``).
+    """Prompts (P, D) of layers 1..J of one encoder, for each view that has its own (``QKV``).
 
     qkv: P_q, P_k, P_v; kv: P_q := P_k; shared: one for all three. With residual "query" the prompt rows of the residual
     stream are replaced by P_q in every layer; with "carry" they start as P_q of layer 1 and carry on.
@@ -60,74 +57,57 @@ class UnsharedPrompts(nn.ModuleDict):
         )
 
 
-class UnsharedLearner(nn.Module):
-    def __init__(self, text: UnsharedPrompts | None, vision: UnsharedPrompts | None):
-        super().__init__()
-        self.text, self.vision = text, vision
+class RPP(Method):
+    @dataclass(frozen=True)
+    class Options(Method.Options):
+        QKV: str = option("qkv", choices=tuple(VIEWS))
+        RESIDUAL: str = option("carry", choices=("carry", "query"))
+        N_CTX_TEXT: int = option(4, least=1)
+        N_CTX_VISION: int = option(4, least=1)
+        PROMPT_DEPTH_TEXT: int = option(9, least=0)
+        PROMPT_DEPTH_VISION: int = option(9, least=0)
+        CTX_INIT: str = "a photo of a"
+        UPDATE_CLASS_NUM: int = option(0, least=0)  # K candidate classes a step, sampled as in POMP; 0: all classes
+        LOCAL_CORRECTION: bool = True
+        CORRECTION_LOG: str = option("log10", choices=CORRECTION_LOGS)  # as POMP's recipe; ln is what a softmax needs
+        LAMBDA: float = option(1.0, least=0)  # weight of the distillation; 0: no teacher
+        TEMPERATURE: float = option(1.0, above=0)
+        TEACHER: TeacherOptions = TeacherOptions()
 
-    def forward(self) -> Prompts:
+    folder = "UnsharedPromptLearner"
+
+    def __init__(self, clip: CLIP, options: Options | None = None, num_classes: int = 0) -> None:
+        super().__init__(clip, options)
+        chosen, form = self.options, (self.options.QKV, self.options.RESIDUAL)
+        text_depth, vision_depth = chosen.PROMPT_DEPTH_TEXT, chosen.PROMPT_DEPTH_VISION
+        check_depths(self.section(), clip, text_depth, vision_depth)
+        self.context = Context.first_tokens(chosen.CTX_INIT, chosen.N_CTX_TEXT if text_depth else 0)
+        self.text = self.vision = None
+        if text_depth:  # a random context is drawn per view, as all other prompts are
+            first = self.context.start(clip) if self.context.phrase else None
+            self.text = UnsharedPrompts(text_depth, chosen.N_CTX_TEXT, clip.transformer.width, *form, first=first)
+            self.text.freeze_unused(clip.transformer.layers)
+        if vision_depth:
+            self.vision = UnsharedPrompts(vision_depth, chosen.N_CTX_VISION, clip.visual.width, *form)
+            self.vision.freeze_unused(clip.visual.transformer.layers)
+
+    @classmethod
+    def needs(cls, options: Options) -> Needs:
+        return Needs(images=options.LAMBDA > 0 or options.PROMPT_DEPTH_VISION > 0, sampling=Sampling.of(options))
+
+    def begin(self, classifier: PromptedCLIP, data: Data) -> None:
+        if self.options.LAMBDA:
+            self.teacher = build_teacher(classifier, self.options.TEACHER, self.options.PREC)
+
+    def prompts(self) -> Prompts:
         return Prompts(text=self.text and self.text.plan(), vision=self.vision and self.vision.plan())
 
-
-@TRAINER_REGISTRY.register()
-class RPP(DeepPromptTrainer):
-    section = "RPP"
-    registered_name = "UnsharedPromptLearner"
-    defaults: ClassVar = {
-        "QKV": "qkv",  # qkv | kv | shared
-        "RESIDUAL": "carry",  # carry | query
-        "N_CTX_TEXT": 4,
-        "N_CTX_VISION": 4,
-        "PROMPT_DEPTH_TEXT": 9,
-        "PROMPT_DEPTH_VISION": 9,
-        "CTX_INIT": "a photo of a",
-        "UPDATE_CLASS_NUM": 0,  # K candidate classes a step, sampled as in POMP; 0: all classes
-        "LOCAL_CORRECTION": True,
-        "CORRECTION_LOG": "log10",  # as POMP's recipe; ln is what the softmax needs
-        "LAMBDA": 1.0,
-        "TEMPERATURE": 1.0,
-        "TEACHER": {
-            "BACKBONE": "",  # empty: the student's
-            "PATH": "",
-            "TEMPLATES": "a photo of a {}.",  # a template, dataset (the set's own) or ensemble
-        },
-        "PREC": "fp16",
-    }
-
-    def check_cfg(self, cfg: CfgNode) -> None:
-        super().check_cfg(cfg)
-        if cfg.DATALOADER.CACHE_FEATURES:
-            name = type(self).__name__
-            raise ValueError(f"DATALOADER.CACHE_FEATURES does not work with {name}: its teacher looks at the images")
-        options = cfg.TRAINER[self.section]
-        check_choice(options, QKV=(*VIEWS,), RESIDUAL=("carry", "query"), CORRECTION_LOG=("log10", "ln"))
-        check_numbers(self.section, options, positive=("TEMPERATURE",), from_zero=("LAMBDA",))
-
-    def build_learner(self, clip: CLIP) -> nn.Module:
-        options, form = self.options, (self.options.QKV, self.options.RESIDUAL)
-        text = vision = None
-        if self.text_depth:
-            context = self.context(clip)
-            first = context if self.phrase else None  # a random context is drawn per view, as all other prompts are
-            text = UnsharedPrompts(self.text_depth, self.num_ctx, clip.transformer.width, *form, first=first)
-            text.freeze_unused(clip.transformer.layers)
-        if self.vision_depth:
-            vision = UnsharedPrompts(self.vision_depth, options.N_CTX_VISION, clip.visual.width, *form)
-            vision.freeze_unused(clip.visual.transformer.layers)
-        return UnsharedLearner(text, vision)
-
-    def build_model(self) -> None:
-        super().build_model()
-        if self.options.LAMBDA:
-            self.teacher = build_teacher(self, self.options.TEACHER)
-
-    def compute_loss(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+    def loss(self, classifier: PromptedCLIP, batch: Batch) -> dict[str, Tensor]:
         """CE(student, labels) + LAMBDA T^2 KL(teacher || student), over all classes or the sampled ones."""
-        options = self.options
-        chosen = candidates(options, label, self.num_classes)
-        logits = chosen.columns(self.model(image, chosen.classes))
+        options, chosen = self.options, batch.candidates
+        logits = chosen.columns(self.logits(classifier, batch.image, batch.classes))
         terms = classification_terms(chosen.corrected(logits), chosen.target)
         if options.LAMBDA:
-            soft = chosen.columns(self.teacher.logits(image, chosen.classes))
+            soft = chosen.columns(self.teacher.logits(batch.image, batch.classes))
             terms["kd_loss"] = options.LAMBDA * distillation(logits, soft, options.TEMPERATURE, chosen.masked)
         return terms

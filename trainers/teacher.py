@@ -1,54 +1,60 @@
-"""A frozen zero-shot CLIP as the source of soft labels."""
+"""A frozen zero-shot CLIP as the source of soft labels and of features to stay near to."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clip.model import CLIP
-from dassl.config import CfgNode
+from clip.clip import load_frozen
 
-from .base import PromptTrainer, load_clip
-from .prompted_clip import cosine_logits, unit, zeroshot_features
+from .method import Method, PromptedCLIP, Subset
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    BACKBONE: str = ""  # empty: the student's
+    PATH: str = ""
+    TEMPLATES: str = "a photo of a {}."  # a template, dataset (the set's own) or ensemble (CLIP's seven and the set's own)
+
+    def check(self, where: str) -> None:
+        if self.TEMPLATES not in ("dataset", "ensemble") and "{}" not in self.TEMPLATES:
+            raise ValueError(f"{where}.TEMPLATES must be dataset, ensemble or a text with {{}}, got {self.TEMPLATES!r}")
 
 
 class Teacher:
-    """Zero-shot logits of the student's own views; class features (C, E) are computed once."""
+    """Zero-shot features and logits of a classifier's CLIP; no gradient, and nothing of it is saved with a method."""
 
-    def __init__(self, clip: CLIP, text_features: Tensor):
-        self.clip, self.text_features = clip, text_features
+    def __init__(self, classifier: PromptedCLIP, templates: Sequence[str] = ()) -> None:
+        self.classifier, self.templates = classifier, templates
 
     @torch.no_grad()
-    def logits(self, image: Tensor, classes: Tensor | None = None) -> Tensor:
-        """(B, 3, H, W) -> (B, C), or (B, U) for the class indices ``classes``; with the teacher's own logit scale.
+    def features(self, image: Tensor, classes: Subset | None = None) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W), or cached features -> unit-norm (B, E), and (C, E), or (K, E) of some classes.
 
-        Images are resized to the teacher's resolution (bicubic).
+        Images are resized to the teacher's resolution (bicubic). Class features are computed once.
         """
-        size = self.clip.visual.input_resolution
-        if image.shape[-1] != size:
+        size = self.classifier.clip.visual.input_resolution
+        if image.dim() == 4 and image.shape[-1] != size:
             image = F.interpolate(image, size=(size, size), mode="bicubic", antialias=True)
-        text = self.text_features
-        if classes is not None:
-            text = text[classes.to(text.device, non_blocking=True)]
-        return cosine_logits(self.clip, unit(self.clip.encode_image(image)), text)
+        text = self.classifier.zeroshot(self.templates)
+        text = text if classes is None else text[classes.index]
+        return self.classifier.encode_image(image), text
+
+    def logits(self, image: Tensor, classes: Subset | None = None) -> Tensor:
+        """(B, C) or (B, K), with the teacher's own logit scale."""
+        return self.classifier.cosine_logits(*self.features(image, classes))
 
 
-def build_teacher(trainer: PromptTrainer, options: CfgNode) -> Teacher:
-    """``options``: BACKBONE and PATH (empty: the student's CLIP, not loaded twice), TEMPLATES (a template with ``{}``,
-    ``dataset`` for the data set's own, ``ensemble`` for CLIP's seven and the data set's own)."""
-    cfg, dataset = trainer.cfg, trainer.dm.dataset
-    own = cfg.MODEL.BACKBONE
-    if (options.BACKBONE, options.PATH) in (("", ""), (own.NAME, own.PATH)):
-        clip = trainer.model.clip
-    else:
-        clip = load_clip(options.BACKBONE, options.PATH, trainer.options.PREC).to(trainer.device)
-    if options.TEMPLATES == "ensemble":
-        templates = dataset.templates or [dataset.template]
-    elif options.TEMPLATES == "dataset":
-        templates = [dataset.template]
-    elif "{}" in options.TEMPLATES:
-        templates = [options.TEMPLATES]
-    else:
-        raise ValueError(f"TEACHER.TEMPLATES must be dataset, ensemble or a text with {{}}, got {options.TEMPLATES!r}")
-    return Teacher(clip, zeroshot_features(clip, trainer.classnames, templates, cfg.MODEL.TEXT_MEMORY_GB))
+def build_teacher(student: PromptedCLIP, options: TeacherOptions, precision: str) -> Teacher:
+    """The teacher of a student's classes; the student's own CLIP is not loaded a second time."""
+    classifier = student
+    if (options.BACKBONE, options.PATH) not in (("", ""), student.clip.source):
+        clip = load_frozen(options.BACKBONE, options.PATH, precision).to(student.device)
+        words = (student.template, student.ensemble, student.memory_gb)
+        classifier = PromptedCLIP(clip, Method(clip), student.classnames, *words).eval()
+    named = {"dataset": (student.template,), "ensemble": student.ensemble}
+    return Teacher(classifier, named.get(options.TEMPLATES, (options.TEMPLATES,)))

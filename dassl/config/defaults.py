@@ -104,6 +104,7 @@ _C.OPTIM.STAGED_LR = False  # NEW_LAYERS learn at LR, all other children at LR *
 _C.OPTIM.NEW_LAYERS = ()
 _C.OPTIM.BASE_LR_MULT = 0.1
 _C.OPTIM.LR_SCHEDULER = "single_step"  # single_step | multi_step | cosine
+_C.OPTIM.SCHEDULE_UNIT = "epoch"  # epoch | step: how often the rate changes
 _C.OPTIM.STEPSIZE = (-1,)  # epochs; single_step: 0 or less means MAX_EPOCH
 _C.OPTIM.GAMMA = 0.1
 _C.OPTIM.MAX_EPOCH = 10

@@ -53,9 +53,12 @@ class SimpleTrainer(TrainerBase):
     def check_cfg(self, cfg: CfgNode) -> None:
         """Raise ``ValueError`` for settings that contradict each other. Runs first; ``self.cfg`` is not set yet."""
 
+    def build_data_manager(self) -> DataManager:
+        return DataManager(self.cfg)
+
     def build_data_loader(self) -> None:
         """Set the loaders and what is known of the classes."""
-        dm = DataManager(self.cfg)
+        dm = self.build_data_manager()
         self.train_loader_x, self.train_loader_u = dm.train_loader_x, dm.train_loader_u
         self.val_loader, self.test_loader = dm.val_loader, dm.test_loader
         self.num_classes, self.num_source_domains = dm.num_classes, dm.num_source_domains

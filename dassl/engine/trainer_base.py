@@ -45,6 +45,10 @@ class TrainerBase:
             raise ValueError(f'a model named "{name}" is registered already')
         self._models[name], self._optims[name], self._scheds[name] = model, optim, sched
 
+    def set_optimizer(self, name: str, optim: Optimizer, sched: EpochScheduler | None = None) -> None:
+        """Let a registered model learn, for trainers that make its optimiser only when training begins."""
+        self._optims[name], self._scheds[name] = optim, sched
+
     def get_model_names(self, names: str | list[str] | None = None) -> list[str]:
         """All registered names, or those given; ``ValueError`` for one that is not registered."""
         if names is None:

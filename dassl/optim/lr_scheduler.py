@@ -155,13 +155,17 @@ def _rate_of(successor: "EpochScheduler | lr_scheduler.LRScheduler") -> Rate:
     raise TypeError(f"a warm-up cannot be followed by a {type(successor).__name__}: its closed form is not known")
 
 
-def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> EpochScheduler:
-    """The schedule of ``cfg.OPTIM`` with its warm-up.
+def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode, steps: int = 1) -> EpochScheduler:
+    """The schedule of ``cfg.OPTIM`` with its warm-up. With ``SCHEDULE_UNIT`` step an epoch has ``steps`` of its units.
 
     ``ValueError`` for an unknown schedule, warm-up or step size; ``TypeError`` for multi_step without a list.
     """
     if optim_cfg.LR_SCHEDULER not in AVAI_SCHEDS:
         raise ValueError(f"scheduler must be one of {AVAI_SCHEDS}, but got {optim_cfg.LR_SCHEDULER}")
+    if optim_cfg.SCHEDULE_UNIT not in ("epoch", "step"):
+        raise ValueError(f'OPTIM.SCHEDULE_UNIT must be "epoch" or "step", but got "{optim_cfg.SCHEDULE_UNIT}"')
+    if optim_cfg.SCHEDULE_UNIT == "step":
+        optim_cfg = _in_steps(optim_cfg, steps)
     scheduler = EpochScheduler(optimizer, _plain_rate(optim_cfg))
     epochs = optim_cfg.WARMUP_EPOCH
     if epochs <= 0:
@@ -172,6 +176,15 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> EpochSchedul
     if optim_cfg.WARMUP_TYPE == "linear":
         return LinearWarmupScheduler(optimizer, scheduler, epochs, optim_cfg.WARMUP_MIN_LR, recount=recount)
     raise ValueError(f'OPTIM.WARMUP_TYPE must be "constant" or "linear", but got "{optim_cfg.WARMUP_TYPE}"')
+
+
+def _in_steps(cfg: CfgNode, steps: int) -> CfgNode:
+    """The same schedule with every number of epochs as a number of steps."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MAX_EPOCH, cfg.WARMUP_EPOCH = cfg.MAX_EPOCH * steps, cfg.WARMUP_EPOCH * steps
+    cfg.STEPSIZE = tuple(size * steps for size in cfg.STEPSIZE)
+    return cfg
 
 
 def _plain_rate(cfg: CfgNode) -> Rate:

@@ -1,0 +1,39 @@
+"""Settings of data sets, methods and benchmarks, and the table of methods. Reads files only: quick to import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method's row of ``methods.yaml``, which says what the columns mean."""
+
+    name: str
+    file: str
+    paper: str = ""
+    printed: str = ""
+    settings: str = ""
+    zero_shot: bool = False
+    recipes: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict)
+
+    def recipe(self, protocol: str, dataset: str, shots: int) -> str:
+        """Stem of the usual settings for a protocol, "" if there are none."""
+        chosen = self.recipes.get(protocol, "")
+        if isinstance(chosen, str):
+            return chosen
+        return next((chosen[key] for key in (dataset, f"{shots} shots", "other") if key in chosen), "")
+
+
+@cache
+def methods() -> dict[str, Row]:
+    """The table by name."""
+    content = yaml.safe_load((ROOT / "methods.yaml").read_text(encoding="utf-8"))
+    return {name: Row(name, **row) for name, row in content.items()}

@@ -1,0 +1,104 @@
+"""Features of the frozen image encoder: kept for training (``DATALOADER.CACHE_FEATURES``), or of whole lists of images.
+
+Letters: N images, E joint width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from dassl.config import CfgNode
+from dassl.data import DatasetWrapper
+from dassl.data.datasets import DatasetBase, Datum
+from dassl.data.transforms import build_transform
+from dassl.utils import derive_seed
+
+from .method import Needs
+from .prompted_clip import PromptedCLIP
+
+DETERMINISTIC = {"normalize", "center_crop", "instance_norm"}
+
+
+class ImageSets:
+    """The lists of images of a run as features, for methods that fit whole lists (``Data`` in ``method.py``)."""
+
+    def __init__(self, cfg: CfgNode, dataset: DatasetBase, classifier: PromptedCLIP) -> None:
+        self.cfg, self.classifier = cfg, classifier
+        self.lists = {"train": dataset.train_x, "val": dataset.val, "test": dataset.test}
+
+    def features(self, split: str, passes: int = 1) -> tuple[Tensor, Tensor]:
+        """Raw features (passes, N, E) and labels (N,) on the device. One pass sees images as a test does; several see the
+        training images under several augmentations, which the seed decides."""
+        items = self.lists[split]
+        if not items:
+            raise ValueError(f"{self.cfg.DATASET.NAME} has no {split} images, which this method needs")
+        augmented = split == "train" and passes > 1
+        transform = build_transform(self.cfg, is_train=augmented)
+        wrapped = DatasetWrapper(self.cfg, items, transform, is_train=augmented)
+        found = []
+        for number in range(passes):
+            wrapped.set_seed(derive_seed(self.cfg.SEED, number, len(items)))
+            found.append(self._encode(wrapped, f"{split} features {number + 1}/{passes}"))
+        device = self.classifier.device
+        return torch.stack(found), torch.tensor([item.label for item in items], device=device)
+
+    @torch.no_grad()
+    def _encode(self, dataset: DatasetWrapper, title: str) -> Tensor:
+        loader = DataLoader(dataset, self.cfg.DATALOADER.TEST.BATCH_SIZE, num_workers=self.cfg.DATALOADER.NUM_WORKERS)
+        bar = tqdm(loader, desc=title, leave=False, disable=None)
+        clip, device = self.classifier.clip, self.classifier.device
+        return torch.cat([clip.encode_image(batch["img"].to(device, non_blocking=True)).float() for batch in bar])
+
+
+class FeatureDataset(Dataset):
+    """Items whose ``img`` is the unit-norm image feature (E,), which a classifier takes in place of an image."""
+
+    def __init__(self, items: Sequence[Datum], features: Tensor):
+        self.items, self.features = items, features
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        item = self.items[index]
+        return {"img": self.features[index], "label": item.label, "impath": item.impath, "index": index}
+
+
+def check_cacheable(cfg: CfgNode, needs: Needs) -> None:
+    """ValueError if features of training images would not stay what they are, or would not do."""
+    if random := set(cfg.INPUT.TRANSFORMS) - DETERMINISTIC:
+        raise ValueError(
+            f"DATALOADER.CACHE_FEATURES needs the same view of an image in every epoch, but INPUT.TRANSFORMS has"
+            f" {', '.join(sorted(random))}; use --transforms normalize, or switch the cache off"
+        )
+    if cfg.DATALOADER.SKIP_BROKEN:
+        raise ValueError("DATALOADER.CACHE_FEATURES needs every image, so it does not go with DATALOADER.SKIP_BROKEN")
+    if (views := max(cfg.DATALOADER.K_TRANSFORMS, needs.views)) > 1:
+        raise ValueError(f"DATALOADER.CACHE_FEATURES keeps one view of an image, but {views} are wanted (K_TRANSFORMS)")
+    if needs.images:
+        raise ValueError(
+            "DATALOADER.CACHE_FEATURES is for methods that leave the image encoder alone; this one puts prompts into it,"
+            " or has a teacher that looks at the images"
+        )
+
+
+@torch.no_grad()
+def cached_features(loader: DataLoader, model: PromptedCLIP, device: torch.device) -> DataLoader:
+    """A loader of the same batches in the same order, with features for images."""
+    once = DataLoader(loader.dataset, loader.batch_size, num_workers=loader.num_workers, collate_fn=loader.collate_fn)
+    batches = tqdm(once, desc="image features", leave=False, disable=None)
+    features = torch.cat([model.encode_image(batch["img"].to(device)).cpu() for batch in batches])
+    dataset = FeatureDataset(loader.dataset.data_source, features)
+    return DataLoader(
+        dataset,
+        loader.batch_size,
+        sampler=loader.sampler,
+        drop_last=loader.drop_last,
+        generator=loader.generator,
+        pin_memory=loader.pin_memory,
+    )

@@ -1,0 +1,108 @@
+"""Classifiers from names and files: by a trainer for its run, and by anybody for a run that has ended.
+
+    classifier = load_classifier("output/run", ["red fox", "badger"])      # or a checkpoint, or a backbone's name
+    classifier.predict("photo.jpg", topk=2)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from clip.clip import load_frozen
+from configs import methods
+from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_list
+from dassl.data.transforms import build_transform
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import read_json
+
+from .checkpoints import load_prompts
+from .method import Method, Options
+from .options import read_options
+from .prompted_clip import TEMPLATE, PromptedCLIP
+
+ZERO_SHOT = next(name for name, row in methods().items() if row.zero_shot)  # the first: one template
+
+
+def build_classifier(
+    method: type[Method],
+    options: Options,
+    cfg: CfgNode,
+    classnames: Sequence[str],
+    template: str = TEMPLATE,
+    ensemble: Sequence[str] = (),
+) -> PromptedCLIP:
+    """The classifier of a config's backbone, on its device."""
+    backbone, device = cfg.MODEL.BACKBONE, device_of(cfg)
+    precision = options.PREC
+    if precision == "auto":
+        precision = "fp16" if device.type == "cuda" else "fp32"
+    print(f"Loading CLIP (backbone: {backbone.NAME or backbone.PATH})")
+    clip = load_frozen(backbone.NAME, backbone.PATH, precision)
+    print("Building custom CLIP")
+    made = method(clip, options, len(classnames))
+    memory_gb, amp = cfg.MODEL.TEXT_MEMORY_GB, precision == "amp"
+    return PromptedCLIP(clip, made, classnames, template, ensemble, memory_gb, amp).to(device)
+
+
+def device_of(cfg: CfgNode) -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
+
+
+def load_classifier(
+    source: str | Path, classnames: Sequence[str] = (), epoch: int | None = None, opts: Sequence[object] = ()
+) -> PromptedCLIP:
+    """A classifier in evaluation mode from the folder of a run (of its best epoch, else the newest, or of ``epoch``), or
+    zero-shot from the name or the weights file of a backbone.
+
+    classnames: any; those of the training if there are none. opts: KEY VALUE words that change the run's config.
+    Raises FileNotFoundError or ValueError that says what is missing or does not fit.
+    """
+    cfg = default_config()
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return load_run(folder, cfg, classnames, epoch, opts)
+    key = "PATH" if folder.is_file() else "NAME"
+    merge_from_list(cfg, [f"MODEL.BACKBONE.{key}", str(source), *opts])
+    if not classnames:
+        raise ValueError(f"Give class names: {source} is a backbone and knows none")
+    return finish(TRAINER_REGISTRY.get(ZERO_SHOT).method, cfg, classnames, cfg.DATASET.TEMPLATE or TEMPLATE)
+
+
+def load_run(
+    folder: Path, cfg: CfgNode, classnames: Sequence[str], epoch: int | None, opts: Sequence[object]
+) -> PromptedCLIP:
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.yaml")
+    merge_from_file(cfg, str(folder / "config.yaml"))
+    merge_from_list(cfg, list(opts))
+    record = read_json(str(folder / "metrics.json")) if (folder / "metrics.json").is_file() else {}
+    classnames = classnames or record.get("classnames", ())
+    if not classnames:
+        raise ValueError(f"Give class names: {folder} does not say which ones it was trained on")
+    template = cfg.DATASET.TEMPLATE or record.get("template") or TEMPLATE
+    classifier = finish(TRAINER_REGISTRY.get(cfg.TRAINER.NAME).method, cfg, classnames, template)
+    if any(True for _ in classifier.method.parameters()):
+        load_prompts(classifier, str(folder), epoch)
+    return classifier
+
+
+def finish(method: type[Method], cfg: CfgNode, classnames: Sequence[str], template: str) -> PromptedCLIP:
+    section = method.section()
+    options = read_options(method.Options, cfg.TRAINER[section.removeprefix("TRAINER.")], section)
+    classifier = build_classifier(method, options, cfg, classnames, template).eval()
+    size = classifier.clip.visual.input_resolution
+    cfg.INPUT.SIZE = (size, size)
+    classifier.transform = build_transform(cfg, is_train=False)
+    return classifier
+
+
+def default_config() -> CfgNode:
+    """The engine's defaults and ours."""
+    from . import extend_cfg  # the methods that there are
+
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    return cfg

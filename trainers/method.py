@@ -1,0 +1,159 @@
+"""What a method is: options, learnable tensors that become prompts, a loss. It knows no engine, config tree or device.
+
+    method = MaPLe(clip, MaPLe.Options(N_CTX=4, PROMPT_DEPTH=6))
+    classifier = PromptedCLIP(clip, method, ["red fox", "badger"])
+
+Letters: B images, C classes, P prompt tokens, D width of an encoder, E joint width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clip import CLIP, Texts
+
+from .contexts import Context
+from .losses import AllClasses, SampledClasses, Sampling, top1
+from .options import Options, check_options, option
+from .prompted_clip import PromptedCLIP, Prompts, Subset
+
+__all__ = [
+    *("Batch", "Context", "Data", "Method", "Needs", "Options", "PromptedCLIP", "Prompts"),
+    *("Subset", "classification_terms", "option"),
+]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method's loss reads besides an image, or its cached feature, and a label; the trainer serves it.
+
+    images: the pixels, so that cached features of the frozen encoder will not do. views: augmented views of each image, in ``Batch.views``.
+    unlabelled: all training images of the data set, whose labels are not to be read. sampling: candidate classes drawn
+    for each batch, in ``Batch.candidates``.
+    """
+
+    images: bool = False
+    views: int = 1
+    unlabelled: bool = False
+    sampling: Sampling | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's images (B, 3, H, W), or cached features (B, E), labels (B,), and what else was asked for.
+
+    candidates: columns of the logits that the loss looks at, made of those of ``classes`` (None: all classes).
+    views: (B, 3, H, W) each, the second view, the third, ...
+    """
+
+    image: Tensor
+    label: Tensor
+    candidates: AllClasses | SampledClasses
+    classes: Subset | None = None
+    views: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def of(cls, image: Tensor, label: Tensor) -> Batch:
+        """With all classes as candidates."""
+        return cls(image, label, AllClasses(label))
+
+
+class Data(Protocol):
+    """Whole lists of images, for methods that fit more than one batch at a time."""
+
+    def features(self, split: str, passes: int = 1) -> tuple[Tensor, Tensor]:
+        """Raw features (passes, N, E) of the frozen encoder and labels (N,); ``split``: train, val or test.
+
+        Several passes see the training images under several augmentations; one pass sees them as a test does.
+        """
+
+
+class Method(nn.Module):
+    """A subclass has ``Options``, makes its parameters in ``__init__`` and returns them as ``prompts``; most need no more.
+
+    Its parameters, and nothing else, are trained and saved, in fp32 whatever CLIP's precision. ``num_classes`` counts for
+    methods whose parameters depend on the classes they are trained on.
+    """
+
+    Options: ClassVar[type[Options]] = Options
+    folder: ClassVar[str] = "prompt_learner"  # of its checkpoints, as published files have it
+
+    def __init__(self, clip: CLIP, options: Options | None = None, num_classes: int = 0) -> None:
+        super().__init__()
+        self.options = options or self.Options()
+        check_options(self.options, self.section())
+        self.context = Context(0)  # the learnable tokens of the text input, and the words around class names
+        self.memory: dict[str, Tensor] = {}  # what an interrupted run must find again, besides the parameters
+        self.register_state_dict_post_hook(publish)
+        self.register_load_state_dict_pre_hook(unpublish)
+
+    @classmethod
+    def section(cls) -> str:
+        """Of the config tree."""
+        return f"TRAINER.{cls.__name__.upper()}"
+
+    @classmethod
+    def needs(cls, options: Options) -> Needs:
+        return Needs()
+
+    def wording(self, names: Sequence[str]) -> Texts:
+        """Class names in their texts: ``phrase name.`` with learnable tokens in the phrase."""
+        return self.context.texts(names)
+
+    def prompts(self) -> Prompts:
+        """The parameters as prompts. One that needs more than them overrides ``features`` too, and gives it to itself."""
+        return Prompts()
+
+    def features(
+        self, classifier: PromptedCLIP, image: Tensor | None, classes: Subset | None = None
+    ) -> tuple[Tensor | None, Tensor]:
+        """Unit-norm image features (B, E) and text features (C, E), or (B, C, E) for texts per image; without an image
+        those of the classes alone. ``classes``: K wanted ones, in place of all C."""
+        return classifier.encode(self.prompts(), image, classes)
+
+    def logits(self, classifier: PromptedCLIP, image: Tensor, classes: Subset | None = None) -> Tensor:
+        """(B, C), or (B, K): what an evaluation sees."""
+        return classifier.cosine_logits(*self.features(classifier, image, classes))
+
+    def loss(self, classifier: PromptedCLIP, batch: Batch) -> dict[str, Tensor]:
+        """Named terms of one batch: those that end in ``_loss`` are summed and minimised, all are logged."""
+        chosen = batch.candidates
+        logits = chosen.columns(self.logits(classifier, batch.image, batch.classes))
+        return classification_terms(chosen.corrected(logits), chosen.target)
+
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Add the gradients of the terms, scaled alike, to the parameters'; a method with a rule of its own overrides."""
+        sum(losses.values()).backward()
+
+    def begin(self, classifier: PromptedCLIP, data: Data) -> None:
+        """Before training, also when it is resumed: what is made once, such as a teacher."""
+
+    def end_epoch(self, done: int, total: int, classifier: PromptedCLIP, data: Data) -> None:
+        """After each epoch, before it is evaluated and saved: ``done`` of ``total`` epochs."""
+
+    def published_names(self) -> dict[str, str]:
+        """Parameter name -> key in checkpoints, where the published files' differ."""
+        return {}
+
+
+def classification_terms(logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+    """Cross-entropy of logits (B, C) with label (B,), and the batch's top-1 accuracy in percent."""
+    return {"ce_loss": F.cross_entropy(logits, label), "acc": top1(logits.detach(), label)}
+
+
+def publish(method: Method, state: dict[str, Tensor], prefix: str, _: object) -> None:
+    """Give the tensors in a state dict the keys of the published files."""
+    for ours, theirs in method.published_names().items():
+        state[prefix + theirs] = state.pop(prefix + ours)
+
+
+def unpublish(method: Method, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """And back, when a state dict is loaded."""
+    for ours, theirs in method.published_names().items():
+        if prefix + theirs in state:
+            state[prefix + ours] = state.pop(prefix + theirs)
