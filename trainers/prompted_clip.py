@@ -171,20 +171,21 @@ class PromptedCLIP(nn.Module):
 
     @torch.no_grad()
     def zeroshot(self, templates: Sequence[str] = ()) -> Tensor:
-        """(C, E) class features of hand-written templates, the data set's own if none are given: unit-norm per
-        template, averaged, unit-norm again. Computed once."""
+        """(C, E) class features of hand-written templates, the data set's own if none are given: unit-norm per template,
+        averaged, unit-norm again. Computed once, and not under autocast."""
         templates = tuple(templates) or (self.template,)
         if templates not in self._handwritten:
-            mean = sum(
-                unit(self.clip.encode_text(Texts.from_strings(strings), memory_gb=self.memory_gb))
-                for strings in ([template.format(name) for name in self.classnames] for template in templates)
-            )
-            self._handwritten[templates] = unit(mean)
+            with torch.autocast(self.device.type, enabled=False):
+                self._handwritten[templates] = unit(sum(self._encode_template(template) for template in templates))
         return self._handwritten[templates]
+
+    def _encode_template(self, template: str) -> Tensor:
+        texts = Texts.from_strings([template.format(name) for name in self.classnames])
+        return unit(self.clip.encode_text(texts, memory_gb=self.memory_gb))
 
     # Prediction -------------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: what is kept of it may meet gradients later
     def probabilities(self, pictures: Sequence[Picture]) -> Tensor:
         """(B, C) of pictures: paths, PIL images, or tensors (3, H, W) that ``transform`` has made."""
         batch = torch.stack([self._load(picture) for picture in pictures]).to(self.device)
