@@ -149,6 +149,15 @@ class PromptTrainer(TrainerX):
         if getattr(self.dm.dataset, "shows_zeroshot", False):
             self.show_zeroshot()
 
+    def after_epoch(self) -> None:
+        """Gradients that overflow at any loss scale are an error: every step is skipped, nothing is learned."""
+        if self.scaler.get_scale() < 1 / LOSS_SCALE:
+            raise FloatingPointError(
+                f"Gradients are infinite or NaN at every loss scale! epoch [{self.epoch + 1}/{self.max_epoch}];"
+                f" try a smaller OPTIM.LR, or TRAINER.{self.section}.PREC bf16 or fp32"
+            )
+        super().after_epoch()
+
     def show_zeroshot(self) -> None:
         """Print zero-shot CLIP's accuracy on the test images: a wrong class name or folder shows at once."""
         dataset = self.dm.dataset
