@@ -17,23 +17,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors.torch import save
 from tabulate import tabulate
-from torch import Tensor
 from tqdm import tqdm
 
-import datasets  # noqa: F401  (registers the data sets, whose templates are looked up)
 from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_list
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
-from dassl.data.transforms import build_transform
-from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import atomic_write, exit_status, read_image, set_exact_fp32
-from datasets.splits import IMAGE_SUFFIXES
-from trainers import extend_cfg
-from trainers.base import PromptTrainer
-from trainers.zsclip import ZeroshotCLIP
+
+# What needs torch is imported by the functions that use it: it takes seconds, and a usage needs none of it.
+if TYPE_CHECKING:
+    from trainers.base import PromptTrainer
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -54,6 +48,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def load_config(args: argparse.Namespace) -> CfgNode:
     """The run's own config; for zero-shot prediction that of the backbone."""
+    from trainers import extend_cfg
+
     cfg = get_cfg_default()
     extend_cfg(cfg)
     if args.model_dir and args.backbone:
@@ -70,6 +66,9 @@ def load_config(args: argparse.Namespace) -> CfgNode:
 
 
 def load_predictor(cfg: CfgNode, args: argparse.Namespace, classnames: Sequence[str]) -> PromptTrainer:
+    from dassl.engine import TRAINER_REGISTRY
+    from trainers.zsclip import ZeroshotCLIP
+
     method = TRAINER_REGISTRY.get(cfg.TRAINER.NAME) if args.model_dir else ZeroshotCLIP
     predictor = method.without_data(cfg, classnames, template_of(cfg.DATASET.NAME))
     predictor.load_model(args.model_dir, args.load_epoch)
@@ -78,11 +77,16 @@ def load_predictor(cfg: CfgNode, args: argparse.Namespace, classnames: Sequence[
 
 def template_of(dataset: str) -> str:
     """The hand-written template of a data set; the general one for those of other packages, and without a run."""
+    import datasets  # noqa: F401  (registers the data sets, whose templates are looked up)
+    from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
+
     return (DATASET_REGISTRY.get(dataset) if dataset in DATASET_REGISTRY else DatasetBase).template
 
 
 def find_images(paths: Sequence[str]) -> list[Path]:
     """Files as given and the images in folders, recursively, sorted."""
+    from datasets.splits import IMAGE_SUFFIXES
+
     found: list[Path] = []
     for path in map(Path, paths):
         inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
@@ -92,11 +96,14 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     return found
 
 
-@torch.inference_mode()
 def predict(
     predictor: PromptTrainer, images: Sequence[Path], topk: int, batch_size: int
 ) -> Iterator[dict[str, object]]:
     """Per image its path and the ``topk`` class names with probabilities, best first."""
+    import torch
+
+    from dassl.data.transforms import build_transform
+
     size = predictor.model.clip.visual.input_resolution
     predictor.cfg.INPUT.SIZE = (size, size)
     transform = build_transform(predictor.cfg, is_train=False)
@@ -104,18 +111,22 @@ def predict(
     for start in tqdm(range(0, len(images), batch_size), desc="predict", disable=None):
         paths = images[start : start + batch_size]
         batch = torch.stack([transform(read_image(str(path))) for path in paths]).to(predictor.device)
-        best = predictor.model_inference(batch).softmax(dim=-1).topk(min(topk, len(names)))
+        with torch.inference_mode():
+            best = predictor.model_inference(batch).softmax(dim=-1).topk(min(topk, len(names)))
         for path, probabilities, indices in zip(paths, best.values.tolist(), best.indices.tolist()):
             yield {"image": str(path), "classes": [names[i] for i in indices], "probabilities": probabilities}
 
 
-@torch.inference_mode()
 def export(predictor: PromptTrainer, path: str) -> None:
     """Write the text classifier; ValueError if it depends on the image (CoCoOp)."""
+    import torch
+    from safetensors.torch import save
+
     if getattr(predictor.model.learner, "conditional", False):
         raise ValueError(f"{type(predictor).__name__}'s text features depend on the image and cannot be exported")
-    features: Tensor = predictor.model.text_features(predictor.model.learner())
-    tensors = {"text_features": features.cpu(), "logit_scale": predictor.model.clip.logit_scale.exp().cpu()}
+    with torch.inference_mode():
+        features = predictor.model.text_features(predictor.model.learner())
+        tensors = {"text_features": features.cpu(), "logit_scale": predictor.model.clip.logit_scale.exp().cpu()}
     metadata = {"classnames": json.dumps(predictor.model.classnames), "backbone": predictor.cfg.MODEL.BACKBONE.NAME}
     with atomic_write(path) as file:
         file.write(save({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, metadata))

@@ -14,16 +14,18 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
-import datasets  # noqa: F401 - registers the data sets
 from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_list
-from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import collect_env_info, exit_status, set_exact_fp32, set_random_seed, setup_logger
-from trainers import extend_cfg
+
+# What needs torch is imported by the functions that use it: it takes seconds, and a usage needs none of it.
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 EMBEDDED_DATASET = CONFIGS / "datasets" / "tiny_shapes.yaml"
+
+
+def method_names() -> list[str]:
+    """The methods that have settings, which is all that are ours."""
+    return sorted(folder.name for folder in (CONFIGS / "trainers").iterdir() if folder.is_dir())
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -39,7 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--transforms", nargs="+", help="names of training transforms")
     parser.add_argument("--config-file", default="", help="method yaml, below configs/trainers")
     parser.add_argument("--dataset-config-file", default="", help="data set yaml, below configs/datasets")
-    parser.add_argument("--trainer", default="", help="name of the method")
+    parser.add_argument("--trainer", default="", help=f"name of the method: {', '.join(method_names())}")
     parser.add_argument("--backbone", default="", help="CLIP model, e.g. ViT-B/16")
     parser.add_argument("--head", default="", help="unused, for scripts that pass it")
     parser.add_argument("--eval-only", action="store_true", help="load --model-dir and evaluate")
@@ -55,6 +57,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """The frozen config; without a data set or a method yaml the embedded ones are taken, and it says so."""
+    from trainers import extend_cfg
+
     cfg = get_cfg_default()
     extend_cfg(cfg)
     given = dict(zip(args.opts[::2], args.opts[1::2]))
@@ -101,6 +105,8 @@ def merge_embedded(cfg: CfgNode, path: Path, what: str) -> None:
 
 def tiny_settings(trainer: str, dataset: str) -> Path:
     """The method's yaml for the tiny CLIP; ValueError if there is none, or the data set is not an embedded one."""
+    from dassl.engine import TRAINER_REGISTRY
+
     folder = CONFIGS / "trainers" / trainer
     if trainer not in TRAINER_REGISTRY.registered_names():
         TRAINER_REGISTRY.get(trainer)  # raises, and offers the nearest names
@@ -111,6 +117,11 @@ def tiny_settings(trainer: str, dataset: str) -> Path:
 
 
 def run(args: argparse.Namespace) -> None:
+    import torch
+
+    import datasets  # noqa: F401 - registers the data sets
+    from dassl.engine import build_trainer
+
     cfg = setup_cfg(args)
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")

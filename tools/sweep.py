@@ -23,7 +23,6 @@ import yaml
 import train
 from dassl.config import flatten_cfg
 from dassl.utils import exit_status
-from tools import plan
 from tools.jobs import Job, ProcessWorker, Worker, carry_out, local_worker, states, work
 from tools.protocols import (
     EMBEDDED,
@@ -288,7 +287,9 @@ def complexity(benchmark: Benchmark, args: argparse.Namespace) -> int:
     if args.dry_run:
         print("\n".join(f"python -m tools.plan --complexity {job.command().partition('train.py ')[2]}" for job in jobs))
         return 0
-    print(plan.complexity_table([job.argv for job in jobs]))
+    from tools import cost  # not at the top: it needs torch, which a usage does not
+
+    print(cost.complexity_table([job.argv for job in jobs]))
     return 0
 
 
