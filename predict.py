@@ -148,12 +148,15 @@ def show(rows: list[dict[str, object]], form: str) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from dassl.data.datasets import check_classnames
+
     classnames = list(args.classes)
     if args.classnames_file:
         lines = Path(args.classnames_file).read_text(encoding="utf-8").splitlines()
         classnames += [line.strip() for line in lines if line.strip()]
     if not classnames:
         raise ValueError("Give class names: --classes cat dog, or --classnames-file names.txt")
+    check_classnames(classnames, "--classes, --classnames-file")
     if not args.images and not args.export:
         raise ValueError("Nothing to do: give --images, or --export")
     if args.topk < 1 or args.batch_size < 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import multiprocessing
 import os
 import shlex
@@ -26,7 +25,6 @@ import train
 from dassl.utils import atomic_write, is_user_error, read_json
 
 POLL_SECONDS = 0.05
-LOCK_SECONDS = 15
 DONE, UNFINISHED, FAILED, OUTDATED, MISSING = "done", "unfinished", "failed", "outdated", "missing"
 
 
@@ -89,7 +87,7 @@ def work(job: Job, quiet: bool = False) -> int:
     os.makedirs(job.output_dir, exist_ok=True)
     (Path(job.output_dir) / "error.txt").unlink(missing_ok=True)
     try:
-        with sole_user_of(job.output_dir), silence() if quiet else contextlib.nullcontext():
+        with silence() if quiet else contextlib.nullcontext():
             train.run(train.parse_args([*job.argv]))
     except Exception as error:
         leave_error(job, f"{type(error).__name__}: {error}" if is_user_error(error) else traceback.format_exc())
@@ -101,27 +99,6 @@ def work(job: Job, quiet: bool = False) -> int:
 def silence() -> Iterator[None]:
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
-
-
-@contextlib.contextmanager
-def sole_user_of(folder: str) -> Iterator[None]:
-    """Hold a lock on ``folder``, which ends with the process. ``ValueError`` if another process has it.
-
-    The lock of a killed process may be held by its data loaders for some seconds, which is waited for.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        for patience in range(LOCK_SECONDS, -1, -1):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not patience:
-                    raise ValueError(f'"{folder}" is in use: another process carries out this run') from None
-                time.sleep(1)
-        yield
-    finally:
-        os.close(handle)
 
 
 def leave_error(job: Job, message: str) -> None:

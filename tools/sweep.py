@@ -86,6 +86,7 @@ def read_benchmark(path: str | Path) -> Benchmark:
         benchmark = Benchmark(**{**content, "methods": [Method(**method) for method in content["methods"]]})
         if benchmark.protocol not in PROTOCOLS:
             raise ValueError(unknown("protocol", benchmark.protocol, PROTOCOLS))
+        check_lists(benchmark)
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise ValueError(f'"{path}" is no benchmark: {error}') from error
     return with_default_data(benchmark)
@@ -98,6 +99,18 @@ def check_keys(content: object, kind: type) -> None:
     for key in content:
         if key not in known:
             raise ValueError(unknown(f"key of a {kind.__name__.lower()}", key, known))
+
+
+def check_lists(benchmark: Benchmark) -> None:
+    """ValueError for a table without methods, data sets, seeds or shots; without the key the usual ones are taken."""
+    for name in ("methods", "datasets", "seeds", "shots"):
+        values = getattr(benchmark, name)
+        if name == "datasets" and values is None:
+            continue
+        if not isinstance(values, list | tuple):
+            raise ValueError(f"{name} must be a list, but is {values!r}")
+        if not values:
+            raise ValueError(f"it has no {name}")
 
 
 def with_default_data(benchmark: Benchmark) -> Benchmark:

@@ -20,7 +20,7 @@ from clip.clip import PIXEL_MEAN, PIXEL_STD, load_model
 from clip.model import CLIP
 from clip.text import Texts
 from clip.weights import PRECISIONS, set_precision
-from dassl.config import CfgNode
+from dassl.config import CfgNode, check_values
 from dassl.data.datasets import DatasetBase
 from dassl.engine import TrainerBase, TrainerX
 from dassl.engine.checkpoints import find_checkpoint
@@ -115,6 +115,7 @@ class PromptTrainer(TrainerX):
         """
         trainer = cls.__new__(cls)
         TrainerBase.__init__(trainer)
+        check_values(cfg)
         trainer.check_cfg(cfg)
         trainer.cfg = cfg
         trainer.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")

@@ -1,6 +1,7 @@
 from importlib import import_module
 from typing import Any
 
+from dassl.utils.lock import sole_user_of
 from dassl.utils.logger import Logger, setup_logger
 from dassl.utils.registry import Registry, UnknownNameError, check_availability, get_most_similar_str_to_a_from_b
 from dassl.utils.tools import (
@@ -57,6 +58,7 @@ __all__ = [
     "set_random_seed",
     "setup_logger",
     "sha256_of",
+    "sole_user_of",
     "tolist_if_not",
     "write_json",
 ]
