@@ -90,6 +90,7 @@ def test_a_run_and_what_it_leaves_behind(command: Command) -> None:
     assert found["trainer"] == "CoOp" and found["dataset"] == "Swatches"
     assert (found["seed"], found["epoch"], found["max_epoch"], found["status"]) == (3, 2, 2, "finished")
     assert (found["num_classes"], found["num_train"], found["num_val"], found["num_test"]) == (6, 24, 6, 12)
+    assert found["classnames"] == CLASSNAMES
     assert found["trainable_parameters"] == 3 * 128
     result = found["results"]["test"]
     assert result["accuracy"] == pytest.approx(100 * result["correct"] / 12)

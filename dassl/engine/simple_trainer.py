@@ -231,11 +231,12 @@ class SimpleTrainer(TrainerBase):
             print(f"Unreadable images left out: {len(loader.dataset) - evaluated}")
 
     def _write_metrics(self) -> None:
-        sizes = {}
+        data_facts = {}
         if dm := getattr(self, "dm", None):
             data = dm.dataset
             few = self.cfg.DATASET.NUM_SHOTS >= 1
-            sizes = {
+            data_facts = {
+                "classnames": list(data.classnames),
                 "fewshot_hash": fewshot_hash(data.train_x, self.cfg.DATASET.ROOT) if few else None,
                 "num_train": len(data.train_x or ()),
                 "num_val": len(data.val or ()),
@@ -248,7 +249,7 @@ class SimpleTrainer(TrainerBase):
             "epoch": self.epochs_done,
             "max_epoch": self.max_epoch,
             "model_dir": self.model_dir,
-            **sizes,
+            **data_facts,
             "trainable_parameters": sum(param.numel() for param in params if param.requires_grad),
             "status": "running" if self.is_training else "finished",
         }
