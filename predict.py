@@ -1,11 +1,17 @@
 """Classify images with trained prompts, for any class names.
 
+    python predict.py --model-dir output/run --images photo.jpg holiday/              # the classes of its training
     python predict.py --model-dir output/run --images photo.jpg holiday/ --classes cat dog "fire engine"
     python predict.py --backbone ViT-B/16 --images photos/ --classes cat dog          # zero-shot, nothing trained
     python predict.py --model-dir output/run --classes cat dog --export classifier.safetensors
 
-The exported file holds unit-norm ``text_features`` (C, E), ``logit_scale`` and the class names: for prompts that act on
-the text alone, logit_scale * normalised image features @ text_features.T in any CLIP library gives the same logits.
+An image that cannot be read is told on standard error and left out. Exit status: 0 if all images were classified, 1 if
+some could not be read, 2 if none could, or for a mistake in the command.
+
+The exported file holds unit-norm ``text_features`` (C, E) and ``logit_scale``: logit_scale * normalised image features
+@ text_features.T in any CLIP library gives the same logits. So it is written only where prompts act on the text alone.
+Its metadata tell method, backbone, class names, wording (``[v1]`` is the first learned token), and the images' size,
+mean and std.
 """
 
 from __future__ import annotations
@@ -17,23 +23,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors.torch import save
 from tabulate import tabulate
-from torch import Tensor
 from tqdm import tqdm
 
-import datasets  # noqa: F401  (registers the data sets, whose templates are looked up)
 from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_list
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
-from dassl.data.transforms import build_transform
-from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import atomic_write, exit_status, read_image, set_exact_fp32
-from datasets.splits import IMAGE_SUFFIXES
-from trainers import extend_cfg
-from trainers.base import PromptTrainer
-from trainers.zsclip import ZeroshotCLIP
+from dassl.utils import BrokenImageError, atomic_write, exit_status, read_image, read_json, set_exact_fp32
+
+# What needs torch is imported by the functions that use it: it takes seconds, and a usage needs none of it.
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from trainers.base import PromptTrainer
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -41,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model-dir", default="", help="folder of a training run; without it zero-shot CLIP is used")
     parser.add_argument("--load-epoch", type=int, help="epoch to load (default: the best model, else the newest)")
     parser.add_argument("--backbone", default="", help="CLIP model for zero-shot prediction (default: tiny)")
-    parser.add_argument("--classes", nargs="+", default=[], help="class names")
+    parser.add_argument("--classes", nargs="+", default=[], help="class names (default: those of the training)")
     parser.add_argument("--classnames-file", default="", help="text file with one class name per line")
     parser.add_argument("--images", nargs="+", default=[], help="image files and folders of images")
     parser.add_argument("--topk", type=int, default=3, help="classes to show per image")
@@ -54,6 +56,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def load_config(args: argparse.Namespace) -> CfgNode:
     """The run's own config; for zero-shot prediction that of the backbone."""
+    from trainers import extend_cfg
+
     cfg = get_cfg_default()
     extend_cfg(cfg)
     if args.model_dir and args.backbone:
@@ -70,6 +74,9 @@ def load_config(args: argparse.Namespace) -> CfgNode:
 
 
 def load_predictor(cfg: CfgNode, args: argparse.Namespace, classnames: Sequence[str]) -> PromptTrainer:
+    from dassl.engine import TRAINER_REGISTRY
+    from trainers.zsclip import ZeroshotCLIP
+
     method = TRAINER_REGISTRY.get(cfg.TRAINER.NAME) if args.model_dir else ZeroshotCLIP
     predictor = method.without_data(cfg, classnames, template_of(cfg.DATASET.NAME))
     predictor.load_model(args.model_dir, args.load_epoch)
@@ -78,13 +85,20 @@ def load_predictor(cfg: CfgNode, args: argparse.Namespace, classnames: Sequence[
 
 def template_of(dataset: str) -> str:
     """The hand-written template of a data set; the general one for those of other packages, and without a run."""
+    import datasets  # noqa: F401  (registers the data sets, whose templates are looked up)
+    from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
+
     return (DATASET_REGISTRY.get(dataset) if dataset in DATASET_REGISTRY else DatasetBase).template
 
 
 def find_images(paths: Sequence[str]) -> list[Path]:
-    """Files as given and the images in folders, recursively, sorted."""
+    """Files as given and the images in folders, recursively, sorted; FileNotFoundError for what is not there."""
+    from datasets.splits import IMAGE_SUFFIXES
+
     found: list[Path] = []
     for path in map(Path, paths):
+        if not path.exists():
+            raise FileNotFoundError(f"No image or folder {path} (--images)")
         inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
         if not inside:
             raise FileNotFoundError(f"No images in {path} (looked for {', '.join(IMAGE_SUFFIXES)})")
@@ -92,34 +106,101 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     return found
 
 
-@torch.inference_mode()
+def trained_classes(folder: str) -> list[str]:
+    """Class names of the run in ``folder``; ValueError if its record does not tell."""
+    path = Path(folder) / "metrics.json"
+    record = read_json(str(path)) if path.is_file() else None
+    if record is None:
+        reason = "has no metrics.json (the training has not ended)"
+    elif record.get("eval_only") and record.get("model_dir"):
+        reason = f"was evaluated with prompts of {record['model_dir']}, whose classes may be others"
+    elif "classnames" not in record:
+        reason = "does not record its class names"
+    else:
+        return record["classnames"]
+    raise ValueError(f"{folder} {reason}: give the class names, --classes cat dog, or --classnames-file names.txt")
+
+
 def predict(
     predictor: PromptTrainer, images: Sequence[Path], topk: int, batch_size: int
 ) -> Iterator[dict[str, object]]:
-    """Per image its path and the ``topk`` class names with probabilities, best first."""
+    """Per readable image its path and the ``topk`` class names with probabilities, best first."""
+    import torch
+
+    from dassl.data.transforms import build_transform
+
     size = predictor.model.clip.visual.input_resolution
     predictor.cfg.INPUT.SIZE = (size, size)
     transform = build_transform(predictor.cfg, is_train=False)
     names = predictor.model.classnames
     for start in tqdm(range(0, len(images), batch_size), desc="predict", disable=None):
-        paths = images[start : start + batch_size]
-        batch = torch.stack([transform(read_image(str(path))) for path in paths]).to(predictor.device)
-        best = predictor.model_inference(batch).softmax(dim=-1).topk(min(topk, len(names)))
-        for path, probabilities, indices in zip(paths, best.values.tolist(), best.indices.tolist()):
+        readable = [(path, image) for path in images[start : start + batch_size] if (image := readable_image(path))]
+        if not readable:
+            continue
+        batch = torch.stack([transform(image) for _, image in readable]).to(predictor.device)
+        with torch.inference_mode():
+            best = predictor.model_inference(batch).softmax(dim=-1).topk(min(topk, len(names)))
+        for (path, _), probabilities, indices in zip(readable, best.values.tolist(), best.indices.tolist()):
             yield {"image": str(path), "classes": [names[i] for i in indices], "probabilities": probabilities}
 
 
-@torch.inference_mode()
+def readable_image(path: Path) -> Image.Image | None:
+    """The image, or None and a line on standard error."""
+    try:
+        return read_image(str(path))
+    except (BrokenImageError, FileNotFoundError) as error:
+        tqdm.write(f"Left out: {error}", file=sys.stderr)
+        return None
+
+
+def check_exportable(predictor: PromptTrainer) -> None:
+    """ValueError unless CLIP's own image encoder and one feature per class give the method's logits."""
+    learner = predictor.model.learner
+    if getattr(learner, "conditional", False):
+        reason = "its text features depend on the image"
+    elif learner().vision is not None:
+        reason = "it prompts the image encoder as well, and with CLIP's own the text features would classify wrongly"
+    else:
+        return
+    raise ValueError(
+        f"{type(predictor).__name__}'s text classifier cannot be exported: {reason}. Classify with predict.py --images"
+    )
+
+
 def export(predictor: PromptTrainer, path: str) -> None:
-    """Write the text classifier; ValueError if it depends on the image (CoCoOp)."""
-    if getattr(predictor.model.learner, "conditional", False):
-        raise ValueError(f"{type(predictor).__name__}'s text features depend on the image and cannot be exported")
-    features: Tensor = predictor.model.text_features(predictor.model.learner())
-    tensors = {"text_features": features.cpu(), "logit_scale": predictor.model.clip.logit_scale.exp().cpu()}
-    metadata = {"classnames": json.dumps(predictor.model.classnames), "backbone": predictor.cfg.MODEL.BACKBONE.NAME}
+    """Write the text classifier; ValueError if it is none on its own."""
+    import torch
+    from safetensors.torch import save
+
+    check_exportable(predictor)
+    with torch.inference_mode():
+        features = predictor.model.text_features(predictor.model.learner())
+        tensors = {"text_features": features.cpu(), "logit_scale": predictor.model.clip.logit_scale.exp().cpu()}
+    metadata = {
+        "method": type(predictor).__name__,
+        "backbone": predictor.cfg.MODEL.BACKBONE.NAME,
+        "classnames": json.dumps(predictor.model.classnames),
+        "wording": json.dumps(wording(predictor)),
+        "image_size": str(predictor.model.clip.visual.input_resolution),
+        "mean": json.dumps(list(predictor.cfg.INPUT.PIXEL_MEAN)),
+        "std": json.dumps(list(predictor.cfg.INPUT.PIXEL_STD)),
+    }
     with atomic_write(path) as file:
         file.write(save({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, metadata))
     print(f"Text classifier of {len(features)} classes written to {path}")
+
+
+def wording(predictor: PromptTrainer) -> list[str]:
+    """The texts that a class name ``{}`` is put into: hand-written templates, or one with learned tokens [v1], [v2]."""
+    from clip.simple_tokenizer import tokenizer
+
+    if templates := getattr(predictor.model, "templates", None):
+        return list(templates)
+    name = "zebra"  # any word of one token that no phrase has
+    texts = predictor.model.wording([name])
+    ids = texts.ids[0, 1 : texts.lengths[0] - 1].tolist()
+    words = [f"[v{-i}]" if i < 0 else tokenizer().decode([i]).strip() for i in ids]
+    return [" ".join("{}" if word == name else word for word in words).replace(" .", ".")]
 
 
 def show(rows: list[dict[str, object]], form: str) -> None:
@@ -136,26 +217,37 @@ def show(rows: list[dict[str, object]], form: str) -> None:
         print(tabulate(cells, header, floatfmt=".3f"))
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
+    """Exit status: 1 if some images could not be read, else 0."""
+    from dassl.data.datasets import check_classnames
+
     classnames = list(args.classes)
     if args.classnames_file:
         lines = Path(args.classnames_file).read_text(encoding="utf-8").splitlines()
         classnames += [line.strip() for line in lines if line.strip()]
-    if not classnames:
+    if not classnames and not args.model_dir:
         raise ValueError("Give class names: --classes cat dog, or --classnames-file names.txt")
+    check_classnames(classnames, "--classes, --classnames-file")
     if not args.images and not args.export:
         raise ValueError("Nothing to do: give --images, or --export")
     if args.topk < 1 or args.batch_size < 1:
         raise ValueError("--topk and --batch-size must be at least 1")
-    images = find_images(args.images)
     set_exact_fp32()
+    cfg = load_config(args)
+    classnames = classnames or trained_classes(args.model_dir)
+    images = find_images(args.images)
     with redirect_stdout(sys.stderr):  # standard output carries the result alone
-        predictor = load_predictor(load_config(args), args, classnames)
+        predictor = load_predictor(cfg, args, classnames)
+        if args.export:
+            check_exportable(predictor)
         rows = list(predict(predictor, images, args.topk, args.batch_size))
+        if images and not rows:
+            raise ValueError(f"none of the {len(images)} images can be read")
         if args.export:
             export(predictor, args.export)
     if rows:
         show(rows, args.format)
+    return int(len(rows) < len(images))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,19 +11,22 @@ Options are merged in this order, later ones win: defaults, data set yaml, metho
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-import torch
-
-import datasets  # noqa: F401 - registers the data sets
 from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_list
-from dassl.engine import TRAINER_REGISTRY, build_trainer
-from dassl.utils import collect_env_info, exit_status, set_exact_fp32, set_random_seed, setup_logger
-from trainers import extend_cfg
+from dassl.utils import collect_env_info, exit_status, set_exact_fp32, set_random_seed, setup_logger, sole_user_of
+
+# What needs torch is imported by the functions that use it: it takes seconds, and a usage needs none of it.
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 EMBEDDED_DATASET = CONFIGS / "datasets" / "tiny_shapes.yaml"
+
+
+def method_names() -> list[str]:
+    """The methods that have settings, which is all that are ours."""
+    return sorted(folder.name for folder in (CONFIGS / "trainers").iterdir() if folder.is_dir())
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -39,7 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--transforms", nargs="+", help="names of training transforms")
     parser.add_argument("--config-file", default="", help="method yaml, below configs/trainers")
     parser.add_argument("--dataset-config-file", default="", help="data set yaml, below configs/datasets")
-    parser.add_argument("--trainer", default="", help="name of the method")
+    parser.add_argument("--trainer", default="", help=f"name of the method: {', '.join(method_names())}")
     parser.add_argument("--backbone", default="", help="CLIP model, e.g. ViT-B/16")
     parser.add_argument("--head", default="", help="unused, for scripts that pass it")
     parser.add_argument("--eval-only", action="store_true", help="load --model-dir and evaluate")
@@ -50,11 +53,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-train", action="store_true", help="build everything and stop")
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name in ("source_domains", "target_domains", "transforms"):
+        give_back_pairs(parser, args, name)
+    return args
+
+
+def give_back_pairs(parser: argparse.ArgumentParser, args: argparse.Namespace, name: str) -> None:
+    """What a flag of several words took of the KEY VALUE pairs behind it: all from the first key on."""
+    given = getattr(args, name) or []
+    keys = [i for i, word in enumerate(given) if word.isupper() and ("." in word or word in get_cfg_default())]
+    if keys:
+        setattr(args, name, given[: keys[0]])
+        args.opts = given[keys[0] :] + args.opts
+        if not keys[0]:
+            parser.error(f"argument --{name.replace('_', '-')}: expected at least one name before {given[0]}")
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """The frozen config; without a data set or a method yaml the embedded ones are taken, and it says so."""
+    from trainers import extend_cfg
+
     cfg = get_cfg_default()
     extend_cfg(cfg)
     given = dict(zip(args.opts[::2], args.opts[1::2]))
@@ -101,6 +120,8 @@ def merge_embedded(cfg: CfgNode, path: Path, what: str) -> None:
 
 def tiny_settings(trainer: str, dataset: str) -> Path:
     """The method's yaml for the tiny CLIP; ValueError if there is none, or the data set is not an embedded one."""
+    from dassl.engine import TRAINER_REGISTRY
+
     folder = CONFIGS / "trainers" / trainer
     if trainer not in TRAINER_REGISTRY.registered_names():
         TRAINER_REGISTRY.get(trainer)  # raises, and offers the nearest names
@@ -111,7 +132,39 @@ def tiny_settings(trainer: str, dataset: str) -> Path:
 
 
 def run(args: argparse.Namespace) -> None:
+    import datasets  # noqa: F401 - registers the data sets
+    from dassl.engine.record import RunRecord, recorded_config
+
+    check_arguments(args)
     cfg = setup_cfg(args)
+    with sole_user_of(cfg.OUTPUT_DIR):
+        seed = cfg.SEED if cfg.SEED >= 0 else recorded_config(cfg.OUTPUT_DIR).get("SEED", -1)
+        RunRecord(cfg, seed).check_folder(args.eval_only, args.model_dir, args.load_epoch)
+        run_in_folder(args, cfg)
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """ValueError for arguments that do not go together, and for an environment that starts copies of a run."""
+    if (world := os.environ.get("WORLD_SIZE", "1")) not in ("", "1"):
+        raise ValueError(
+            f"WORLD_SIZE is {world} in the environment, but a run uses one process and one GPU, and copies of it would"
+            " get into each other's way: start it without torchrun or accelerate, or unset WORLD_SIZE"
+        )
+    has_epoch = args.load_epoch is not None
+    if not args.eval_only and (args.model_dir or has_epoch):
+        raise ValueError(
+            f"{'--model-dir' if args.model_dir else '--load-epoch'} is for evaluation: add --eval-only,"
+            " or, to train from the prompts of a run, give its folder as TRAINER.INIT_PROMPTS"
+        )
+    if has_epoch and not args.model_dir:
+        raise ValueError("--load-epoch needs --model-dir, the folder of the run that has this epoch")
+
+
+def run_in_folder(args: argparse.Namespace, cfg: CfgNode) -> None:
+    import torch
+
+    from dassl.engine import build_trainer
+
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
@@ -122,6 +175,11 @@ def run(args: argparse.Namespace) -> None:
     print_header(args, cfg)
     trainer = build_trainer(cfg)
     if args.eval_only:
+        if trainer.get_model_names() and not (args.model_dir or cfg.TRAINER.INIT_PROMPTS):
+            raise ValueError(
+                f"--eval-only of {cfg.TRAINER.NAME}, which learns, needs a model:"
+                " give --model-dir, the folder of a training run, or TRAINER.INIT_PROMPTS"
+            )
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
         trainer.test()
     elif not args.no_train:

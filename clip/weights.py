@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from .archive import check_size, read_torchscript
 from .model import CLIP
 
 VOCABULARY_SIZE = 49408
@@ -24,7 +24,8 @@ MATRICES = ("in_proj_weight", "in_proj_bias", "proj", "text_projection")  # in h
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """State dict and metadata of a TorchScript archive, a pickled state dict, an open_clip or a safetensors file.
 
-    Nothing in a file is executed: pickles are read with ``weights_only``. Raises FileNotFoundError or ValueError.
+    Nothing in a file is executed: pickles are read with ``weights_only``, archives by ``clip.archive``. Raises
+    FileNotFoundError or ValueError.
     """
     path = Path(path)
     if not path.is_file():
@@ -34,24 +35,37 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             with safe_open(path, framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
         if is_torchscript(path):
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "`torch.jit")  # OpenAI's files are TorchScript; nothing else reads it
-                return dict(torch.jit.load(str(path), map_location="cpu").state_dict()), {}
+            return read_torchscript(path), {}
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable weights file (truncated?): {error}") from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a readable weights file (truncated?): {one_line(error)}") from error
     except Exception as error:  # pickle.UnpicklingError and what its opcodes raise
-        raise ValueError(f"{path} holds more than tensors and was not loaded: {error}") from error
+        raise ValueError(f"{path} holds more than tensors and was not loaded: {one_line(error)}") from error
     content = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(content, Mapping) or not all(isinstance(t, Tensor) for t in content.values()):
         raise ValueError(f"{path} holds no state dict (names with tensors)")
+    if virtual := [key for key, tensor in content.items() if not is_stored(tensor)]:
+        raise ValueError(f"{path} holds {len(virtual)} tensors whose numbers are not all in the file: {virtual[0]}")
     return dict(content), {}
 
 
+def is_stored(tensor: Tensor) -> bool:
+    """Whether a tensor is dense and has memory for every number: a few bytes can claim any shape otherwise."""
+    is_dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return is_dense and tensor.nbytes <= tensor.untyped_storage().nbytes()
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, without the advice that torch appends."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
 def is_torchscript(path: Path) -> bool:
+    """Whether a file is a TorchScript archive; ValueError if it is an archive of any kind that unpacks to far more."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
+        check_size(archive, path.stat().st_size)
         return any("/code/" in name for name in archive.namelist())
 
 

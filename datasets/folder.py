@@ -14,7 +14,7 @@ from pathlib import Path
 from tabulate import tabulate
 from yacs.config import CfgNode
 
-from dassl.data.datasets import DATASET_REGISTRY
+from dassl.data.datasets import DATASET_REGISTRY, check_classnames
 
 from .base import ImageDataset
 from .checks import describe, first
@@ -131,7 +131,8 @@ def complete(split: Split, seed: int) -> Split:
 
 
 def check_names(split: Split, path: Path) -> None:
-    """Refuse a single class; tell about names that CLIP can make little of."""
+    """Refuse a single class and names that are empty or the same; tell about those that CLIP can make little of."""
+    check_classnames(sorted(name for _, name in {(item.label, item.classname) for item in split.train}), str(path))
     names = sorted({item.classname for item in split.train})
     if len({item.label for item in split.train}) == 1:
         raise ValueError(f"{path} has only one class ({first(names)}); classification needs two or more")

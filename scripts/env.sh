@@ -1,15 +1,30 @@
-# Sourced by every script: prints its usage for -h, goes to the project's root, and sets PYTHON.
+# Sourced by every script: prints its usage for -h or a missing METHOD, goes to the project's root, and sets PYTHON.
 #
 # PYTHON from the environment is used as it is. Otherwise the packages of requirements.txt are installed into .venv,
 # once and whenever that file changes. A relative DATA (folder of the data sets) or PYTHON starts at the current folder.
 set -euo pipefail
 
+usage() { # the comment at the script's top, and the methods where it takes one
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+  ! takes_method || (cd "$(dirname "${BASH_SOURCE[0]}")/../configs/trainers" && printf '\nMETHOD is one of: %s\n' "$(echo *)")
+}
+
+takes_method() {
+  grep -qs '^#   bash scripts/[^ ]* METHOD' "$0"
+}
+
+words=0
 for word in "$@"; do
-  if [ "$word" = "-h" ] || [ "$word" = "--help" ]; then
-    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" # the comment at the script's top
-    exit 0
-  fi
+  case "$word" in
+    -h | --help) usage; exit 0 ;;
+    -*) ;;
+    *) words=$((words + 1)) ;;
+  esac
 done
+if [ $words = 0 ] && takes_method; then
+  usage >&2
+  exit 2
+fi
 
 if [ -n "${DATA:-}" ]; then
   [ -d "$DATA" ] || { echo "DATA=$DATA is no folder; it must be the one that holds the data sets" >&2; exit 2; }

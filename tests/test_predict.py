@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,14 @@ import clip
 import datasets
 import predict
 import train
-from dassl.config import get_cfg_default
+from clip.clip import PIXEL_MEAN, PIXEL_STD
+from dassl.config import get_cfg_default, merge_from_file, merge_from_list
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import read_image
 from datasets.embedded import EMBEDDED
 from trainers import extend_cfg
+from trainers.base import PromptTrainer
 
 CLASSES = ("zero", "one", "seven")
 TINY = "configs/trainers/CoOp/tiny.yaml"
@@ -92,6 +96,84 @@ def test_exported_classifier_gives_the_same_logits(run: Path, photos: Path, tmp_
     assert [ours[name] for name in names] == pytest.approx(theirs.tolist(), abs=1e-4)
 
 
+def untrained(method: str, *opts: object) -> PromptTrainer:
+    """A predictor for the tiny CLIP with the method's tiny settings, as a run would leave it."""
+    cfg = get_cfg_default()
+    extend_cfg(cfg)
+    merge_from_file(cfg, f"configs/trainers/{method}/tiny.yaml")
+    merge_from_list(cfg, ["TRAINER.NAME", method, *opts])
+    return TRAINER_REGISTRY.get(method).without_data(cfg, ["red circle", "blue star"])
+
+
+@pytest.mark.parametrize("method", ["VPT", "IVLP", "MaPLe", "RPP", "CoCoOp"])
+def test_no_classifier_is_exported_that_would_need_the_methods_image_encoder(method: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"^{method}.* cannot be exported.*predict.py --images"):
+        predict.export(untrained(method), str(tmp_path / "classifier.safetensors"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_exported_file_says_what_it_is(tmp_path: Path) -> None:
+    def metadata(predictor: PromptTrainer) -> dict[str, str]:
+        predict.export(predictor, str(tmp_path / "classifier.safetensors"))
+        with safe_open(tmp_path / "classifier.safetensors", "pt") as file:
+            return file.metadata()
+
+    found = metadata(untrained("CoOp", "TRAINER.COOP.N_CTX", 2, "TRAINER.COOP.CTX_INIT", ""))
+    assert (found["method"], found["backbone"], found["image_size"]) == ("CoOp", "tiny", "32")
+    assert (json.loads(found["mean"]), json.loads(found["std"])) == (list(PIXEL_MEAN), list(PIXEL_STD))
+    assert json.loads(found["classnames"]) == ["red circle", "blue star"]
+    assert json.loads(found["wording"]) == ["[v1] [v2] {}."]
+    text_only = untrained("IVLP", "TRAINER.IVLP.PROMPT_DEPTH_VISION", 0, "TRAINER.IVLP.N_CTX_TEXT", 2)
+    assert json.loads(metadata(text_only)["wording"]) == ["[v1] [v2] of a {}."], "no prompts in the image encoder"
+    hand_written = untrained("ZeroshotCLIP", "DATASET.TEMPLATE", "a drawing of a {}.")
+    assert json.loads(metadata(hand_written)["wording"]) == ["a drawing of a {}."]
+
+
+def test_without_classes_those_of_the_training_are_taken(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--images", str(photos / "new"), "--format", "json"]
+    assert predict.main([*argv, "--model-dir", str(run)]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert all(set(row["classes"]) == set(CLASSES) for row in rows)
+    folder = shutil.copytree(run, tmp_path / "copy")
+    record = json.loads((folder / "metrics.json").read_text())
+    mistakes = {
+        "was evaluated with prompts of elsewhere": {**record, "eval_only": True, "model_dir": "elsewhere"},
+        "does not record": {key: value for key, value in record.items() if key != "classnames"},
+        "has no metrics.json": None,
+    }
+    for message, changed in mistakes.items():
+        (folder / "metrics.json").unlink()
+        if changed is not None:
+            (folder / "metrics.json").write_text(json.dumps(changed))
+        assert predict.main([*argv, "--model-dir", str(folder)]) == 2
+        last = capsys.readouterr().err.strip().splitlines()[-1]
+        assert message in last and "--classes" in last and str(folder) in last
+
+
+def test_a_broken_image_is_told_and_the_others_are_classified(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 1 where some images could not be read, 2 where none could."""
+    good = sorted((photos / "new").rglob("*.png"))[:3]
+    for number, path in enumerate(good):
+        shutil.copy(path, tmp_path / f"{2 * number}.png")
+    (tmp_path / "1.png").write_bytes(good[0].read_bytes()[:60])
+    (tmp_path / "3.png").symlink_to("nowhere.png")
+    argv = ["--images", str(tmp_path), "--classes", *CLASSES, "--format", "json", "--batch-size", "2"]
+    assert predict.main(argv) == 1
+    said = capsys.readouterr()
+    assert [row["image"] for row in json.loads(said.out)] == [str(tmp_path / f"{i}.png") for i in (0, 2, 4)]
+    assert f'Cannot read the image "{tmp_path / "1.png"}"' in said.err
+    assert f'No image at "{tmp_path / "3.png"}"' in said.err
+    for i in (0, 2, 4):
+        (tmp_path / f"{i}.png").unlink()
+    assert predict.main(argv) == 2
+    said = capsys.readouterr()
+    assert "none of the 2 images" in said.err.splitlines()[-1] and not said.out
+
+
 def test_zero_shot_needs_no_run(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert predict.main(["--images", str(photos / "new"), "--classes", *CLASSES, "--format", "json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 2 * len(CLASSES)
@@ -117,6 +199,9 @@ def test_zero_shot_predictions_use_the_template_of_the_runs_data_set(tmp_path: P
         (["--images", "x.jpg"], "Give class names"),
         (["--classes", "zero"], "Nothing to do"),
         (["--classes", "zero", "--images", "nowhere.png"], "nowhere.png"),
+        (["--classes", "zero", "one", "Zero", "--images", "x.jpg"], "'zero' and 'Zero' are the same"),
+        (["--classes", "zero", " ", "--images", "x.jpg"], "the class name ' ' is empty"),
+        (["--classes", "zero", "--export", "never", "--opts", "MODEL.TEXT_MEMORY_GB", "0"], "MODEL.TEXT_MEMORY_GB"),
         (["--classes", "zero", "--images", "x", "--model-dir", "configs"], "not the folder of a run"),
         (["--classes", "zero", "--images", "x", "--topk", "0"], "--topk and --batch-size must be at least 1"),
         (["--classes", "zebra", "--export", "never.safetensors"], "zebra"),

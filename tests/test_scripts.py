@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -63,6 +64,62 @@ def test_data_and_python_may_be_relative(recorder: str, tmp_path: Path) -> None:
 def test_help(script: str) -> None:
     shown = run(script, "-h").stdout
     assert f"bash scripts/{script}.sh METHOD" in shown and "#" not in shown
+
+
+METHODS = sorted(folder.name for folder in (SCRIPTS.parent / "configs" / "trainers").iterdir())
+
+
+@pytest.mark.parametrize("script", WORDS)
+@pytest.mark.parametrize("words", [(), ("--dry-run",), ("-h",)], ids=["nothing", "options", "help"])
+def test_a_script_without_a_method_says_how_it_is_called(
+    script: str, words: tuple[str, ...], recorder: str, tmp_path: Path
+) -> None:
+    """Its own usage and the methods; no interpreter is started for it, and no package installed."""
+    shown = run(script, *words, PYTHON=recorder)
+    assert shown.returncode == (0 if words == ("-h",) else 2)
+    text, other = (shown.stdout, shown.stderr) if words == ("-h",) else (shown.stderr, shown.stdout)
+    assert not other and f"bash scripts/{script}.sh METHOD" in text and "argparse" not in text
+    assert text.splitlines()[-1] == f"METHOD is one of: {' '.join(METHODS)}"
+
+
+COMMANDS = {
+    "train": ("train.py", "-h"),
+    "predict": ("predict.py", "-h"),
+    "protocols": ("tools.protocols", "-h"),
+    "protocols without a method": ("tools.protocols", "base2new"),
+    "sweep": ("tools.sweep", "-h"),
+    "sweep without a file": ("tools.sweep",),
+    "plan": ("tools.plan", "-h"),
+    "results": ("tools.results", "-h"),
+    "data": ("tools.data", "-h"),
+    "data fetch": ("tools.data", "fetch", "-h"),
+    "make_tiny_clip": ("tools.make_tiny_clip", "-h"),
+}
+NAMES_METHODS = ("train", "protocols", "protocols without a method", "plan")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_usage_imports_nothing_heavy(command: str) -> None:
+    """Whoever asks how a command is called does not wait for torch."""
+    program, *words = COMMANDS[command]
+    start = (
+        f"runpy.run_path({program!r}, None, '__main__')"
+        if program.endswith(".py")
+        else (f"runpy.run_module({program!r}, None, '__main__', alter_sys=True)")
+    )
+    code = (
+        f"import json, runpy, sys; sys.path.insert(0, '.'); sys.argv = {[program, *words]!r}\n"
+        f"try: {start}\n"
+        "except SystemExit as end: print(json.dumps([end.code or 0, [*sys.modules]]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS.parent, capture_output=True, text=True)
+    shown, _, last = done.stdout.strip().rpartition("\n")
+    status, modules = json.loads(last)
+    assert status == (0 if "-h" in words else 2)
+    assert "usage:" in shown + done.stderr
+    assert not {"torch", "open_clip", "torchvision", "matplotlib"} & {*modules}
+    if command in NAMES_METHODS:
+        assert ", ".join(METHODS) in " ".join((shown + done.stderr).split())
 
 
 def test_a_script_in_earnest(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import yaml
 import predict
 import train
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import lock, sole_user_of
 from dassl.utils.logger import Logger
 
 from .trainers.world import CLASSNAMES, METHODS, options, save_clip
@@ -89,6 +90,7 @@ def test_a_run_and_what_it_leaves_behind(command: Command) -> None:
     assert found["trainer"] == "CoOp" and found["dataset"] == "Swatches"
     assert (found["seed"], found["epoch"], found["max_epoch"], found["status"]) == (3, 2, 2, "finished")
     assert (found["num_classes"], found["num_train"], found["num_val"], found["num_test"]) == (6, 24, 6, 12)
+    assert found["classnames"] == CLASSNAMES
     assert found["trainable_parameters"] == 3 * 128
     result = found["results"]["test"]
     assert result["accuracy"] == pytest.approx(100 * result["correct"] / 12)
@@ -209,6 +211,19 @@ MISTAKES = {
         "text-only",
     ),
     "final model": (("CoOp", "TEST.FINAL_MODEL", "best"), '"best"', "best_val"),
+    "split": (("CoOp", "TEST.SPLIT", "tset"), "TEST.SPLIT", '"tset"', '"val"'),
+    "no epochs": (("CoOp", "OPTIM.MAX_EPOCH", 0), "OPTIM.MAX_EPOCH must be at least 1, but is 0"),
+    "negative epochs": (("CoOp", "OPTIM.MAX_EPOCH", -1), "OPTIM.MAX_EPOCH", "-1"),
+    "no memory": (("CoOp", "MODEL.TEXT_MEMORY_GB", 0), "MODEL.TEXT_MEMORY_GB must be larger than 0, but is 0.0"),
+    "negative memory": (("RPP", "MODEL.TEXT_MEMORY_GB", -1), "MODEL.TEXT_MEMORY_GB", "-1.0"),
+    "print frequency": (("CoOp", "TRAIN.PRINT_FREQ", 0), "TRAIN.PRINT_FREQ must be at least 1"),
+    "batch size": (("CoOp", "DATALOADER.TRAIN_X.BATCH_SIZE", 0), "DATALOADER.TRAIN_X.BATCH_SIZE", "at least 1"),
+    "nothing to evaluate": (("CoOp", "--eval-only"), "--eval-only of CoOp", "--model-dir", "TRAINER.INIT_PROMPTS"),
+    "folder without --eval-only": (("CoOp", "--model-dir", "old"), "--model-dir is for evaluation", "--eval-only"),
+    "epoch without --eval-only": (("CoOp", "--load-epoch", 2), "--load-epoch is for evaluation", "--eval-only"),
+    "epoch of no folder": (("CoOp", "--eval-only", "--load-epoch", 2), "--load-epoch needs --model-dir"),
+    "resume": (("CoOp", "--resume", "gone"), 'RESUME: there is no folder "gone"'),
+    "resume of nothing": (("CoOp", "--resume", "."), 'RESUME: the folder "." holds no checkpoint'),
 }
 
 
@@ -221,7 +236,7 @@ def test_mistakes_end_in_one_line(mistake: str, command: Command) -> None:
     assert outcome.err.count("\n") == 1
     for part in expected:
         assert part in outcome.err
-    assert not Path("run/metrics.json").exists()
+    assert not Path("run/metrics.json").exists() and not [*Path("run").rglob("*.tar-*")]
 
 
 def test_missing_data(command: Command) -> None:
@@ -245,6 +260,111 @@ def test_another_configuration_is_not_resumed(command: Command) -> None:
     assert outcome.status == 2
     assert "OPTIM.LR: 0.02 there, 0.5 now" in outcome.err
     assert torch.equal(weights("run")["ctx"], before)
+
+
+def contents(folder: str = "run") -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+
+
+def interrupted_after_an_epoch(command: Command, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    seed_epoch = TRAINER_REGISTRY.get("CoOp").seed_epoch
+
+    def stop(trainer: object) -> None:
+        seed_epoch(trainer)
+        if trainer.epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TRAINER_REGISTRY.get("CoOp"), "seed_epoch", stop)
+        assert command("CoOp", *words).status == 130
+
+
+OTHER_RUNS = {
+    "seed": (("CoOp", "--seed", 2), "SEED: 1 there, 2 now"),
+    "settings": (("CoOp", "--seed", 1, "OPTIM.LR", 0.5), "OPTIM.LR: 0.02 there, 0.5 now"),
+    "method": (("MaPLe", "--seed", 1), "TRAINER.NAME: CoOp there, MaPLe now"),
+    "zero-shot": (("ZeroshotCLIP", "--seed", 1), "TRAINER.NAME: CoOp there, ZeroshotCLIP now"),
+    "evaluation": (
+        ("CoOp", "--seed", 1, "--eval-only", "--model-dir", "run"),
+        "a training run there, an evaluation now",
+    ),
+}
+
+
+@pytest.mark.parametrize("other", OTHER_RUNS)
+@pytest.mark.parametrize("first", ["finished", "unfinished"])
+def test_a_folder_is_one_runs(first: str, other: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one is refused, with what differs, and leaves the first as it was."""
+    if first == "finished":
+        command("CoOp", "--seed", 1)
+    else:
+        interrupted_after_an_epoch(command, monkeypatch, "--seed", 1)
+    before = contents()
+    words, difference = OTHER_RUNS[other]
+    outcome = command(*words)
+    assert outcome.status == 2 and difference in outcome.err and '"run" holds a run' in outcome.err
+    assert contents() == before
+    assert command("CoOp", "--seed", 1).status == 0
+    assert (metrics()["epoch"], metrics()["eval_only"], len(metrics()["history"])) == (2, False, 2)
+
+
+def test_a_result_of_other_images_is_not_overwritten(command: Command) -> None:
+    """What can be changed while a run goes on, but not when its result stands."""
+    command("CoOp", "--seed", 1)
+    before = contents()
+    for words in (("TEST.SPLIT", "val"), ("TEST.NO_TEST", True)):
+        outcome = command("CoOp", "--seed", 1, *words)
+        assert outcome.status == 2 and f"{words[0]}: " in outcome.err
+    assert contents() == before
+    assert command("CoOp", "--seed", 1, "TRAIN.PRINT_FREQ", 1).status == 0
+
+
+def test_a_folder_is_one_evaluations(command: Command) -> None:
+    """The same one again is fine."""
+    command("CoOp", "--seed", 1, "--output-dir", "a", "TRAIN.CHECKPOINT_FREQ", 1)
+    command("CoOp", "--seed", 1, "--output-dir", "b")
+    words = ("CoOp", "--seed", 1, "--eval-only", "--output-dir", "test", "--model-dir")
+    assert (
+        command(*words, "a").status == command(*words, "./a/").status == command(*words, "a", "--load-epoch", 2).status
+    )
+    before = contents("test")
+    for changed, difference in (
+        ((*words, "b"), "evaluated prompts: a there, b now"),
+        ((*words, "a", "--load-epoch", 1), "evaluated epoch: 2 there, 1 now"),
+        ((*words, "a", "TEST.SPLIT", "val"), "TEST.SPLIT: test there, val now"),
+        (("CoOp", "--seed", 1, "--output-dir", "test"), "an evaluation there, a training run now"),
+    ):
+        outcome = command(*changed)
+        assert outcome.status == 2 and difference in outcome.err
+    assert contents("test") == before
+    zero = ("ZeroshotCLIP", "--seed", 1, "--output-dir", "zero")
+    assert [command(*zero, *more).status for more in ((), ("--eval-only",), ("--eval-only", "--model-dir", "a"))] == [
+        0
+    ] * 3
+
+
+def test_prompts_to_start_from_are_a_model(command: Command) -> None:
+    command("CoOp", "--seed", 1)
+    words = ("CoOp", "--seed", 1, "--eval-only", "--output-dir", "again", "TRAINER.INIT_PROMPTS", "run")
+    assert command(*words).status == 0
+    assert metrics("again")["results"] == metrics("run")["results"]
+
+
+def test_one_process_a_folder(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "LOCK_SECONDS", 0)
+    with sole_user_of("run"):
+        outcome = command("CoOp", "--seed", 1)
+    assert outcome.status == 2 and '"run" is in use' in outcome.err and outcome.err.count("\n") == 1
+    assert not [*Path("run").iterdir()]
+    assert command("CoOp", "--seed", 1).status == 0
+
+
+def test_copies_of_a_run_are_refused(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    outcome = command("CoOp", "--seed", 1)
+    assert outcome.status == 2 and "WORLD_SIZE is 2" in outcome.err and not Path("run").exists()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert command("CoOp", "--seed", 1, "OPTIM.MAX_EPOCH", 1).status == 0
 
 
 def test_traceback_on_demand(command: Command) -> None:
@@ -280,6 +400,20 @@ def test_all_arguments_reach_the_config() -> None:
     assert (cfg.TRAINER.NAME, cfg.DATASET.ROOT, cfg.RESUME) == ("CoOp", "data", "old")
     assert (cfg.DATASET.SOURCE_DOMAINS, cfg.DATASET.TARGET_DOMAINS) == (("a", "b"), ("c",))
     assert (cfg.INPUT.TRANSFORMS, cfg.MODEL.BACKBONE.NAME, cfg.MODEL.HEAD.NAME) == (("normalize",), "RN50", "none")
+
+
+@pytest.mark.parametrize("flag", ["source-domains", "target-domains", "transforms"])
+def test_a_flag_of_several_words_leaves_the_pairs(flag: str, capsys: pytest.CaptureFixture) -> None:
+    args = train.parse_args([f"--{flag}", "normalize", "Real", "OPTIM.LR", "0.5", "SEED", "3"])
+    assert (getattr(args, flag.replace("-", "_")), args.opts) == (
+        ["normalize", "Real"],
+        ["OPTIM.LR", "0.5", "SEED", "3"],
+    )
+    args = train.parse_args([f"--{flag}", "a", "SEED", "3", "--trainer", "CoOp", "OPTIM.LR", "0.5"])
+    assert (args.trainer, args.opts) == ("CoOp", ["SEED", "3", "OPTIM.LR", "0.5"])
+    with pytest.raises(SystemExit, match="2"):
+        train.parse_args([f"--{flag}", "OPTIM.LR", "0.5"])
+    assert f"--{flag}: expected at least one name before OPTIM.LR" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", [*METHODS, "ZeroshotCLIP", "ZeroshotCLIP2"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import multiprocessing
 import os
 import shlex
@@ -20,16 +19,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-import torch.utils.tensorboard  # noqa: F401 - slow to import, and every training needs it: forked jobs share it
 from tqdm import tqdm
 
 import train
-from clip.simple_tokenizer import tokenizer
-from dassl.engine.record import RunRecord
-from dassl.utils import USER_ERRORS, atomic_write, read_json
+from dassl.utils import atomic_write, is_user_error, read_json
 
 POLL_SECONDS = 0.05
-LOCK_SECONDS = 15
 DONE, UNFINISHED, FAILED, OUTDATED, MISSING = "done", "unfinished", "failed", "outdated", "missing"
 
 
@@ -75,6 +70,8 @@ def _state(job: Job, pending: set[str]) -> str:
     folder = Path(job.output_dir)
     known = (folder / "config.yaml").is_file()
     if known:
+        from dassl.engine.record import RunRecord  # not at the top: it needs torch, which a usage does not
+
         cfg = train.setup_cfg(train.parse_args([*job.argv]))
         RunRecord(cfg, cfg.SEED).check_same_config(job.output_dir)
     if not (ended := finished(job.output_dir)):
@@ -90,11 +87,10 @@ def work(job: Job, quiet: bool = False) -> int:
     os.makedirs(job.output_dir, exist_ok=True)
     (Path(job.output_dir) / "error.txt").unlink(missing_ok=True)
     try:
-        with sole_user_of(job.output_dir), silence() if quiet else contextlib.nullcontext():
+        with silence() if quiet else contextlib.nullcontext():
             train.run(train.parse_args([*job.argv]))
     except Exception as error:
-        known = isinstance(error, USER_ERRORS)
-        leave_error(job, f"{type(error).__name__}: {error}" if known else traceback.format_exc())
+        leave_error(job, f"{type(error).__name__}: {error}" if is_user_error(error) else traceback.format_exc())
         return 1
     return 0
 
@@ -103,27 +99,6 @@ def work(job: Job, quiet: bool = False) -> int:
 def silence() -> Iterator[None]:
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
-
-
-@contextlib.contextmanager
-def sole_user_of(folder: str) -> Iterator[None]:
-    """Hold a lock on ``folder``, which ends with the process. ``ValueError`` if another process has it.
-
-    The lock of a killed process may be held by its data loaders for some seconds, which is waited for.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        for patience in range(LOCK_SECONDS, -1, -1):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not patience:
-                    raise ValueError(f'"{folder}" is in use: another process carries out this run') from None
-                time.sleep(1)
-        yield
-    finally:
-        os.close(handle)
 
 
 def leave_error(job: Job, message: str) -> None:
@@ -148,6 +123,12 @@ class ForkWorker:
     """A forked child: what this process has imported is there already. The device must not have been touched."""
 
     def __init__(self, quiet: bool = False) -> None:
+        import torch.utils.tensorboard  # noqa: F401 - slow, and every training needs it: the children share it
+
+        import datasets  # noqa: F401
+        import trainers  # noqa: F401
+        from clip.simple_tokenizer import tokenizer
+
         self.quiet = quiet
         tokenizer()  # its vocabulary is read once, and every child has it
 

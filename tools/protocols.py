@@ -22,8 +22,8 @@ from tools.jobs import Job, carry_out, local_worker
 from tools.results.render import paper_grid, render
 from tools.results.runs import read_runs
 from tools.results.tables import BENCHMARK, IMAGENET_SHIFTS, TINY_SHIFTS, build
+from train import CONFIGS, method_names
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ZERO_SHOT = ("ZeroshotCLIP", "ZeroshotCLIP2")
 TRANSFERS = ("xd", "dg", "pretrain")
 
@@ -228,7 +228,7 @@ def stems(method: str) -> list[str]:
     """Names of the method's settings; ``ValueError`` if there is no such method."""
     folder = CONFIGS / "trainers" / method
     if not folder.is_dir():
-        raise ValueError(unknown("method", method, [path.name for path in (CONFIGS / "trainers").iterdir()]))
+        raise ValueError(unknown("method", method, method_names()))
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
@@ -267,18 +267,22 @@ PLACES = {
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     usage = "\n".join(f"  {name} {' '.join(places)} [KEY VALUE ...]" for name, places in PLACES.items())
+    methods = f"METHOD is one of: {', '.join(method_names())}"
     parser = argparse.ArgumentParser(
         prog="python -m tools.protocols",
-        description=f"{__doc__}\nAll but METHOD may be left out from the right:\n\n{usage}",
+        description=f"{__doc__}\nAll but METHOD may be left out from the right:\n\n{usage}\n\n{methods}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("protocol", choices=PLACES)
-    parser.add_argument("words", nargs="+", metavar="METHOD ...", help="see above")
+    parser.add_argument("words", nargs="*", metavar="METHOD ...", help="see above")
     parser.add_argument("--root", default=os.environ.get("DATA", ""), help="folder of the data sets (default: $DATA)")
     parser.add_argument("--out", default="output", help="folder of all results")
     parser.add_argument("--init", default="", help="pretrained prompts to start from: a file, or the folder of a run")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
-    return parser.parse_intermixed_args(argv)
+    args = parser.parse_intermixed_args(argv)
+    if not args.words:
+        parser.error(f"{args.protocol} needs {' '.join(PLACES[args.protocol])} [KEY VALUE ...]; {methods}")
+    return args
 
 
 def read_words(protocol: str, words: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -23,7 +23,6 @@ import yaml
 import train
 from dassl.config import flatten_cfg
 from dassl.utils import exit_status
-from tools import plan
 from tools.jobs import Job, ProcessWorker, Worker, carry_out, local_worker, states, work
 from tools.protocols import (
     EMBEDDED,
@@ -87,6 +86,7 @@ def read_benchmark(path: str | Path) -> Benchmark:
         benchmark = Benchmark(**{**content, "methods": [Method(**method) for method in content["methods"]]})
         if benchmark.protocol not in PROTOCOLS:
             raise ValueError(unknown("protocol", benchmark.protocol, PROTOCOLS))
+        check_lists(benchmark)
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise ValueError(f'"{path}" is no benchmark: {error}') from error
     return with_default_data(benchmark)
@@ -99,6 +99,18 @@ def check_keys(content: object, kind: type) -> None:
     for key in content:
         if key not in known:
             raise ValueError(unknown(f"key of a {kind.__name__.lower()}", key, known))
+
+
+def check_lists(benchmark: Benchmark) -> None:
+    """ValueError for a table without methods, data sets, seeds or shots; without the key the usual ones are taken."""
+    for name in ("methods", "datasets", "seeds", "shots"):
+        values = getattr(benchmark, name)
+        if name == "datasets" and values is None:
+            continue
+        if not isinstance(values, list | tuple):
+            raise ValueError(f"{name} must be a list, but is {values!r}")
+        if not values:
+            raise ValueError(f"it has no {name}")
 
 
 def with_default_data(benchmark: Benchmark) -> Benchmark:
@@ -288,7 +300,9 @@ def complexity(benchmark: Benchmark, args: argparse.Namespace) -> int:
     if args.dry_run:
         print("\n".join(f"python -m tools.plan --complexity {job.command().partition('train.py ')[2]}" for job in jobs))
         return 0
-    print(plan.complexity_table([job.argv for job in jobs]))
+    from tools import cost  # not at the top: it needs torch, which a usage does not
+
+    print(cost.complexity_table([job.argv for job in jobs]))
     return 0
 
 

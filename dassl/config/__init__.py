@@ -9,7 +9,23 @@ from yacs.config import CfgNode
 from dassl.config.defaults import _C
 from dassl.utils.registry import UnknownNameError, nearest_names
 
-__all__ = ["CfgNode", "clean_cfg", "flatten_cfg", "get_cfg_default", "merge_from_file", "merge_from_list"]
+__all__ = [
+    "CfgNode",
+    "check_values",
+    "clean_cfg",
+    "flatten_cfg",
+    "get_cfg_default",
+    "merge_from_file",
+    "merge_from_list",
+]
+
+_AT_LEAST_ONE = (
+    "OPTIM.MAX_EPOCH",
+    "DATALOADER.TRAIN_X.BATCH_SIZE",
+    "DATALOADER.TEST.BATCH_SIZE",
+    "DATALOADER.K_TRANSFORMS",
+    "TRAIN.PRINT_FREQ",
+)
 
 
 def get_cfg_default() -> CfgNode:
@@ -72,6 +88,18 @@ def _merge(cfg: CfgNode, change: Any, where: str) -> None:
     except ValueError as error:
         raise ValueError(f"{error}{where}; the new value must have the type of the default") from error
     change(cfg)
+
+
+def check_values(cfg: CfgNode) -> None:
+    """``ValueError`` for a value that no run can use, before it would show in the middle of one."""
+    leaves = flatten_cfg(cfg)
+    for key in _AT_LEAST_ONE:
+        if leaves[key] < 1:
+            raise ValueError(f"{key} must be at least 1, but is {leaves[key]}")
+    if not (budget := cfg.MODEL.TEXT_MEMORY_GB) > 0:
+        raise ValueError(f"MODEL.TEXT_MEMORY_GB must be larger than 0, but is {budget}")
+    if (split := cfg.TEST.SPLIT) not in ("test", "val"):
+        raise ValueError(f'TEST.SPLIT must be "test" or "val", but is "{split}"')
 
 
 def _with_floats(node: CfgNode, loaded: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ import yaml
 from yacs.config import CfgNode
 
 from dassl.config import flatten_cfg
-from dassl.utils import atomic_write, write_json
+from dassl.utils import atomic_write, read_json, write_json
 
 __all__ = ["RunRecord", "recorded_config"]
 
@@ -75,12 +76,41 @@ class RunRecord:
 
     def check_same_config(self, directory: str) -> None:
         """``ValueError`` with the differences if ``directory`` holds a run of another configuration."""
+        self._refuse(directory, self._differences(directory))
+
+    def check_folder(self, is_evaluation: bool, model_dir: str = "", epoch: int | None = None) -> None:
+        """``ValueError`` with the differences if the output folder holds another run, which this one would overwrite.
+
+        model_dir, epoch: what an evaluation loads. The same run again is fine: it goes on, or evaluates once more.
+        """
+        directory = self.cfg.OUTPUT_DIR
+        if not recorded_config(directory):
+            return
+        path = os.path.join(directory, "metrics.json")
+        metrics = read_json(path) if os.path.isfile(path) else {}
+        is_finished = metrics.get("status") == "finished"
+        differences = self._differences(directory, but=("TEST.NO_TEST", "TEST.SPLIT") if is_finished else ())
+        was_evaluation, loaded = metrics.get("eval_only", False), metrics.get("model_dir", "")
+        if is_evaluation and not was_evaluation:
+            differences.append("  a training run there, an evaluation now")
+        elif was_evaluation and loaded and not is_evaluation:
+            differences.append("  an evaluation there, a training run now")
+        elif was_evaluation and loaded and model_dir and os.path.abspath(loaded) != os.path.abspath(model_dir):
+            differences.append(f"  evaluated prompts: {loaded} there, {model_dir} now")
+        elif was_evaluation and loaded and epoch is not None and metrics["epoch"] != epoch:
+            differences.append(f"  evaluated epoch: {metrics['epoch']} there, {epoch} now")
+        self._refuse(directory, differences)
+
+    def _differences(self, directory: str, but: Sequence[str] = ()) -> list[str]:
+        """A line for each option with another value than in ``directory``; of the harmless ones only those in but."""
         old, new = recorded_config(directory), flatten_cfg(yaml.safe_load(self.cfg.dump()))
-        differences = [
+        return [
             f"  {key}: {old[key]} there, {new[key]} now"
             for key in sorted(old.keys() & new.keys())
-            if old[key] != new[key] and not _is_harmless(key)
+            if old[key] != new[key] and (key in but or not _is_harmless(key))
         ]
+
+    def _refuse(self, directory: str, differences: list[str]) -> None:
         if differences:
             raise ValueError(
                 f'"{directory}" holds a run of another configuration, which cannot be resumed with this one:\n'

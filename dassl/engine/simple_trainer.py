@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode
 
+from dassl.config import check_values
 from dassl.data import DataManager
 from dassl.data.datasets import fewshot_hash
 from dassl.engine.checkpoints import BEST
@@ -32,6 +33,9 @@ class SimpleTrainer(TrainerBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
+        check_values(cfg)
+        if cfg.RESUME and not os.path.isdir(cfg.RESUME):
+            raise FileNotFoundError(f'RESUME: there is no folder "{cfg.RESUME}" to go on from')
         self.check_cfg(cfg)
         self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
@@ -90,7 +94,10 @@ class SimpleTrainer(TrainerBase):
     def before_train(self) -> None:
         self._check_selection()
         self.is_training = self.has_trained = True
-        self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
+        source = self.cfg.RESUME or self.output_dir
+        self.start_epoch = self.resume_model_if_exist(source)
+        if not self.start_epoch and os.path.abspath(source) != os.path.abspath(self.output_dir):
+            raise FileNotFoundError(f'RESUME: the folder "{source}" holds no checkpoint to go on from')
         self.record.write_config()
         self.init_writer(os.path.join(self.output_dir, "tensorboard"))
         self.time_start = time.time()
@@ -227,13 +234,12 @@ class SimpleTrainer(TrainerBase):
             print(f"Unreadable images left out: {len(loader.dataset) - evaluated}")
 
     def _write_metrics(self) -> None:
-        if not self.has_trained and not recorded_config(self.output_dir):
-            self.record.write_config()
-        sizes = {}
+        data_facts = {}
         if dm := getattr(self, "dm", None):
             data = dm.dataset
             few = self.cfg.DATASET.NUM_SHOTS >= 1
-            sizes = {
+            data_facts = {
+                "classnames": list(data.classnames),
                 "fewshot_hash": fewshot_hash(data.train_x, self.cfg.DATASET.ROOT) if few else None,
                 "num_train": len(data.train_x or ()),
                 "num_val": len(data.val or ()),
@@ -246,11 +252,13 @@ class SimpleTrainer(TrainerBase):
             "epoch": self.epochs_done,
             "max_epoch": self.max_epoch,
             "model_dir": self.model_dir,
-            **sizes,
+            **data_facts,
             "trainable_parameters": sum(param.numel() for param in params if param.requires_grad),
             "status": "running" if self.is_training else "finished",
         }
         self.record.write_metrics(facts, self.device)
+        if not self.has_trained and not recorded_config(self.output_dir):
+            self.record.write_config()
 
 
 def _run_seed(cfg: CfgNode) -> int:

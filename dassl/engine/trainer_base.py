@@ -155,11 +155,33 @@ class TrainerBase:
         for name, path in zip(names, paths):
             print(f'Loading checkpoint from "{path}"')
             checkpoint = load_checkpoint(path)
+            self._check_state(name, checkpoint, path)
             epochs[name] = restore(checkpoint, self._models[name], self._optims[name], self._scheds[name])
             self.load_run_state(checkpoint)
         if len(set(epochs.values())) > 1:
             raise ValueError(f'the models in "{directory}" are not of the same epoch: {epochs}; start in a new folder')
         return epochs[names[0]]
+
+    def _check_state(self, name: str, checkpoint: Any, path: str) -> None:
+        """``ValueError`` for a file that this run cannot go on from as if it had not been interrupted."""
+        keys = checkpoint.keys() if isinstance(checkpoint, dict) else ()
+        if "state_dict" not in keys or not isinstance(epoch := checkpoint.get("epoch"), int):
+            raise ValueError(
+                f'"{path}" is not the state of a run, which has a "state_dict" and the number of its "epoch"'
+            )
+        if epoch > self.max_epoch:
+            raise ValueError(
+                f'"{path}" is of epoch {epoch}, but OPTIM.MAX_EPOCH is {self.max_epoch}:'
+                " raise it, or start in a new folder"
+            )
+        for key, target in (("optimizer", self._optims[name]), ("scheduler", self._scheds[name])):
+            state = checkpoint.get(key)
+            if target is None or isinstance(state, dict) or (state is None and epoch == self.max_epoch):
+                continue
+            raise ValueError(
+                f'"{path}" holds no state of the {key}, without which training cannot go on;'
+                " to start from its weights, give a new folder and TRAINER.INIT_PROMPTS"
+            )
 
     def check_resumable(self, directory: str) -> None:
         """``ValueError`` if the run in ``directory`` must not be continued by this one."""

@@ -1,8 +1,10 @@
+from importlib import import_module
+from typing import Any
+
+from dassl.utils.lock import sole_user_of
 from dassl.utils.logger import Logger, setup_logger
-from dassl.utils.meters import AverageMeter, MetricMeter
 from dassl.utils.registry import Registry, UnknownNameError, check_availability, get_most_similar_str_to_a_from_b
 from dassl.utils.tools import (
-    USER_ERRORS,
     BrokenImageError,
     atomic_write,
     check_isfile,
@@ -10,6 +12,7 @@ from dassl.utils.tools import (
     derive_seed,
     download_url,
     exit_status,
+    is_user_error,
     listdir_nohidden,
     mkdir_if_missing,
     read_image,
@@ -20,21 +23,8 @@ from dassl.utils.tools import (
     tolist_if_not,
     write_json,
 )
-from dassl.utils.torchtools import (
-    count_num_param,
-    init_network_weights,
-    load_checkpoint,
-    load_pretrained_weights,
-    open_all_layers,
-    open_specified_layers,
-    restore,
-    resume_from_checkpoint,
-    save_checkpoint,
-    save_torch,
-)
 
 __all__ = [
-    "USER_ERRORS",
     "AverageMeter",
     "BrokenImageError",
     "Logger",
@@ -51,6 +41,7 @@ __all__ = [
     "exit_status",
     "get_most_similar_str_to_a_from_b",
     "init_network_weights",
+    "is_user_error",
     "listdir_nohidden",
     "load_checkpoint",
     "load_pretrained_weights",
@@ -67,6 +58,25 @@ __all__ = [
     "set_random_seed",
     "setup_logger",
     "sha256_of",
+    "sole_user_of",
     "tolist_if_not",
     "write_json",
 ]
+
+
+# What needs torch is imported when it is first asked for: torch takes seconds, and a usage or a table needs none of it.
+_BY_MODULE = {
+    "dassl.utils.meters": ("AverageMeter", "MetricMeter"),
+    "dassl.utils.torchtools": (
+        *("count_num_param", "init_network_weights", "open_all_layers", "open_specified_layers"),
+        *("load_checkpoint", "load_pretrained_weights", "restore", "resume_from_checkpoint"),
+        *("save_checkpoint", "save_torch"),
+    ),
+}
+_WITH_TORCH = {name: module for module, names in _BY_MODULE.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_WITH_TORCH[name]), name)

@@ -17,12 +17,10 @@ from importlib.metadata import version
 from typing import IO, Any
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
 __all__ = [
-    "USER_ERRORS",
     "BrokenImageError",
     "atomic_write",
     "check_isfile",
@@ -30,6 +28,7 @@ __all__ = [
     "derive_seed",
     "download_url",
     "exit_status",
+    "is_user_error",
     "listdir_nohidden",
     "mkdir_if_missing",
     "read_image",
@@ -42,21 +41,28 @@ __all__ = [
 ]
 
 
-# What a user can put right: a program ends in one line, without a traceback.
-USER_ERRORS = (ValueError, KeyError, OSError, FloatingPointError, torch.OutOfMemoryError)
+def is_user_error(error: BaseException) -> bool:
+    """Whether a user can put it right: then a program ends in one line, without a traceback."""
+    if isinstance(error, RuntimeError):
+        import torch  # here and below, not at the top: it takes seconds, and a usage or a table needs none of it
+
+        return isinstance(error, torch.OutOfMemoryError)
+    return isinstance(error, (ValueError, KeyError, OSError, FloatingPointError))
 
 
 def exit_status(run: Callable[[], int | None]) -> int:
     """Run a program's work; returns its exit status: 2 after a user's error, told in one line, 130 after Ctrl-C."""
     try:
         return run() or 0
-    except USER_ERRORS as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"{type(error).__name__}: {text}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not is_user_error(error):
+            raise
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"{type(error).__name__}: {text}", file=sys.stderr)
+        return 2
 
 
 def mkdir_if_missing(dirname: str) -> None:
@@ -149,6 +155,8 @@ def read_image(path: str) -> Image.Image:
 
 def set_random_seed(seed: int) -> None:
     """Seed Python, NumPy and torch (CPU and every CUDA device). Sets no determinism flag."""
+    import torch
+
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -156,6 +164,8 @@ def set_random_seed(seed: int) -> None:
 
 def set_exact_fp32() -> None:
     """No TF32 (10 bits of mantissa) on a GPU: not in matrix products, nor in convolutions, where it is the default."""
+    import torch
+
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
 
@@ -167,6 +177,8 @@ def derive_seed(*numbers: int) -> int:
 
 def collect_env_info() -> str:
     """The machine and the versions that results depend on; the last line is Pillow's, as the family's logs end it."""
+    import torch
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     lines = [
         f"PyTorch version: {torch.__version__}",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import open_clip
 import pytest
@@ -197,6 +200,145 @@ def test_code_in_a_file_is_not_run(zipped: bool, tmp_path: Path, weights: Weight
     with pytest.raises(ValueError, match=r"evil\.pt holds more than tensors and was not loaded"):
         load_model(path=str(path))
     assert not proof.exists()
+
+
+class Bare(nn.Module):
+    """A parameter, a buffer, and attributes that are no weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.arange(12.0).reshape(3, 4).half().t(), requires_grad=False)
+        self.register_buffer("steps", torch.tensor(7))
+        self.mask = torch.zeros(5)  # a tensor, but neither parameter nor buffer
+        self.sizes = [1, 2]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mask[: len(self.sizes)].sum() + self.weight.sum()
+
+
+class WritesAFile(Bare):
+    @torch.jit.export
+    def __getstate__(self) -> tuple[Tensor, bool]:
+        return self.mask, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[Tensor, bool]) -> None:
+        self.training = state[1]
+        self.mask = torch.from_file("executed", shared=True, size=4)
+
+
+class LoopsForEver(WritesAFile):
+    @torch.jit.export
+    def __setstate__(self, state: tuple[Tensor, bool]) -> None:
+        self.training = state[1]
+        self.mask = state[0]
+        while True:
+            self.mask = self.mask + 1
+
+
+class ReadsAFile(WritesAFile):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Bare()
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[Tensor, bool]) -> None:
+        self.training = state[1]
+        self.mask = torch.from_file("private", size=4, dtype=torch.uint8)
+
+
+def save_script(module: nn.Module, path: Path) -> Weights:
+    """Write a TorchScript archive; returns the state dict that TorchScript itself has."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        script = torch.jit.script(module)
+        script.save(str(path))
+    return dict(script.state_dict())
+
+
+def rewrite(path: Path, change: Callable[[str, bytes], bytes], compression: int = zipfile.ZIP_STORED) -> None:
+    """Write an archive anew with ``change(name, content)`` of every entry."""
+    with zipfile.ZipFile(path) as old:
+        entries = {name: change(name, old.read(name)) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w", compression) as new:
+        for name, content in entries.items():
+            new.writestr(name, content)
+
+
+def test_archives_give_the_state_dict_of_torchscript(tmp_path: Path) -> None:
+    """Parameters and buffers at any depth, bit for bit; no other tensors; storages of a GPU come to the CPU."""
+    path = tmp_path / "archive.pt"
+    expected = save_script(nn.Sequential(Bare(), nn.Sequential(nn.Linear(3, 2).half(), Bare())), path)
+    rewrite(path, lambda name, content: content.replace(b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0"))
+    found, _ = read_weights(path)
+    assert found.keys() == expected.keys() and "1.1.steps" in found and "0.mask" not in found
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype and found[name].is_cpu
+    save_archive(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = dict(torch.jit.load(path).state_dict())
+    found, _ = read_weights(path)
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+
+
+@pytest.mark.parametrize("trap", [WritesAFile, LoopsForEver, ReadsAFile])
+def test_code_of_an_archive_is_not_run(trap: type[Bare], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("private").write_bytes(b"secret")
+    save_script(trap(), Path("evil.pt"))
+    with pytest.raises(ValueError, match="Not a CLIP"):
+        load_model(path="evil.pt")
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"K\x03t", b"K\x7ft"),  # 127 columns
+        (b"K\x0ct", b"K\x0dt"),  # 13 numbers in the storage
+        (b"(K\x04K\x03t", b"(K\x00J\xff\xff\xff\xfft"),  # a negative size
+        (b"HalfStorage", b"OddStorages"),
+        (b"_rebuild_tensor_v2", b"_rebuild_parameter"),
+    ],
+)
+def test_tensors_of_an_archive_must_fit_their_storage(old: bytes, new: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "archive.pt"
+    save_script(Bare(), path)
+    rewrite(path, lambda name, content: content.replace(old, new))
+    with pytest.raises(ValueError, match=r"archive\.pt (is not a readable weights file|holds more)|Not a CLIP"):
+        build_model(read_weights(path)[0])
+
+
+def test_modules_that_share_modules_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty modules that hold the next one twice would have 2^50 names."""
+    shared = type("Shared", (), {"__module__": "__torch__"})
+    monkeypatch.setitem(sys.modules, "__torch__", SimpleNamespace(Shared=shared))
+    tree = shared()
+    for _ in range(50):
+        inner, tree = tree, shared()
+        tree.first = tree.second = inner
+    with zipfile.ZipFile(tmp_path / "archive.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(tree, 2))
+        archive.writestr("archive/code/__torch__.py", "")
+    with pytest.raises(ValueError, match=r"archive\.pt .*one module has two names: second\."):
+        read_weights(tmp_path / "archive.pt")
+
+
+def test_archives_that_unpack_to_far_more_are_refused_unread(tmp_path: Path, weights: Weights) -> None:
+    for name in ("archive.pt", "plain.pth"):
+        path = tmp_path / name
+        SAVERS[name](path, weights)
+        rewrite(path, lambda entry, data: bytes(80 << 20) if entry.endswith("/data/0") else data, zipfile.ZIP_DEFLATED)
+        with pytest.raises(ValueError, match=rf"{name} is not a readable .* would unpack from [\d,]+ to [\d,]+ bytes"):
+            read_weights(path)
+
+
+def test_tensors_without_numbers_in_the_file_are_refused(tmp_path: Path, weights: Weights) -> None:
+    path = tmp_path / "plain.pth"
+    torch.save({**weights, "token_embedding.weight": torch.zeros(1).expand(10**9, 10**6)}, path)
+    with pytest.raises(ValueError, match=r"1 tensors whose numbers are not all in the file: token_embedding\.weight"):
+        read_weights(path)
 
 
 @pytest.mark.parametrize("content", [torch.zeros(2), [1, 2], {"state_dict": {"a": 1}}, {"epoch": 3}])

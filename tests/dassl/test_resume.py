@@ -116,6 +116,33 @@ def test_resume_from_another_folder(tmp_path, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(state_of(straight), state_of(resumed)))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": None}, "no state of the optimizer.*TRAINER.INIT_PROMPTS"),
+        ({"scheduler": None}, "no state of the scheduler"),
+        ({"epoch": 9}, "is of epoch 9, but OPTIM.MAX_EPOCH is 4"),
+        ({"epoch": None}, "is not the state of a run"),
+    ],
+)
+def test_a_state_that_cannot_be_continued(tmp_path, monkeypatch, change, message):
+    """Nothing is trained, the folder stays as it was."""
+    interrupted(tmp_path, monkeypatch, 2)
+    path = tmp_path / "linear" / "model-last.pth.tar"
+    save_torch({**torch.load(path, weights_only=True), **change}, str(path))
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path)
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_a_finished_run_needs_no_optimiser(tmp_path):
+    first = run(tmp_path).record.results
+    path = tmp_path / "linear" / "model.pth.tar-4"
+    save_torch({**torch.load(path, weights_only=True), "optimizer": None, "scheduler": None}, str(path))
+    assert run(tmp_path).record.results == first
+
+
 def test_a_checkpoint_of_the_familys_form_resumes_at_the_right_rate(tmp_path):
     """Optimiser state plain, scheduler state with a pickled successor that must not be used."""
     donor = run(tmp_path / "donor")

@@ -176,16 +176,18 @@ def test_numbers_as_class_names_are_told(tmp_path: Path, capsys: pytest.CaptureF
     assert "these are numbers: 0, 1" in capsys.readouterr().out
 
 
-def test_duplicated_names_are_kept_and_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    path = photos(tmp_path / "photos", {"a": 4, "b": 4})
-    (tmp_path / "names.csv").write_text("a,crane\nb,crane\n")
-    assert folder(path, CLASSNAMES=tmp_path / "names.csv").classnames == ["crane", "crane"]
-    assert "crane (labels 0, 1)" in capsys.readouterr().out
-
-
 def expect(error: type[Exception], match: str, name: str = "Folder", **settings: object) -> None:
     with pytest.raises(error, match=match):
         read(name, **settings)
+
+
+def test_classes_need_names_of_their_own(tmp_path: Path) -> None:
+    path = photos(tmp_path / "photos", {"a": 4, "b": 4})
+    (tmp_path / "names.csv").write_text("a,crane\nb,crane\n")
+    expect(ValueError, "photos: the class name 'crane' is given twice", PATH=path, CLASSNAMES=tmp_path / "names.csv")
+    (tmp_path / "names.csv").write_text("a,red_fox\nb,Red  fox\n")
+    expect(ValueError, "'Red  fox' and 'red_fox' are the same", PATH=path, CLASSNAMES=tmp_path / "names.csv")
+    expect(ValueError, "photos: the class name '_' is empty", PATH=photos(tmp_path / "other/photos", {"_": 4, "b": 4}))
 
 
 def test_bad_paths(tmp_path: Path) -> None:

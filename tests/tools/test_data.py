@@ -13,7 +13,8 @@ import pytest
 import datasets.verify
 from datasets.catalog import CATALOG, Entry, Part, Source
 from tests.datasets.layouts import MAKERS, make, make_all
-from tools.data.__main__ import main, state
+from tools.data.__main__ import main
+from tools.data.commands import state
 
 from .archives import files_below, one_line, tar_of, zip_of
 from .server import Server, serving

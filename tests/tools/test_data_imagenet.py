@@ -13,7 +13,8 @@ from datasets.catalog import CATALOG
 from datasets.imagenet import clip_classnames
 from tests.datasets.layouts import WORDNET, make
 from tools.data import imagenet
-from tools.data.__main__ import main, state
+from tools.data.__main__ import main
+from tools.data.commands import state
 
 from .archives import files_below, one_line, tar_of
 

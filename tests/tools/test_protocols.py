@@ -181,15 +181,3 @@ def check_states(base: jobs.Job, new: jobs.Job) -> None:
     (metrics.parent / "error.txt").unlink()
     (metrics.parent / "config.yaml").unlink()
     assert states() == (jobs.MISSING, jobs.OUTDATED)
-
-
-def test_a_run_has_one_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "LOCK_SECONDS", 0)
-    with (
-        jobs.sole_user_of(str(tmp_path)),
-        pytest.raises(ValueError, match="is in use"),
-        jobs.sole_user_of(str(tmp_path)),
-    ):
-        pass
-    with jobs.sole_user_of(str(tmp_path)):
-        pass

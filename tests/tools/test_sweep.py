@@ -290,6 +290,10 @@ def test_pretraining_comes_before_what_starts_from_it() -> None:
         ({"method": []}, "unknown key of a benchmark 'method'; did you mean methods"),
         ({"methods": [{"trainer": "CoOp", "cfg": "rn50"}]}, "unknown key of a method 'cfg'"),
         ({"methods": [{"config": "rn50"}]}, "trainer"),
+        ({"methods": []}, "it has no methods"),
+        ({"datasets": []}, "it has no datasets"),
+        ({"seeds": []}, "it has no seeds"),
+        ({"datasets": "dtd"}, "datasets must be a list, but is 'dtd'"),
     ],
 )
 def test_a_mistake_in_a_file_is_named(

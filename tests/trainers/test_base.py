@@ -111,6 +111,15 @@ def test_overflow_skips_the_step_and_is_counted(make: Make) -> None:
     assert "skipped" not in exact.forward_backward(images)
 
 
+def test_gradients_that_always_overflow_are_an_error(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the run would skip every step and end with the prompts it began with."""
+    trainer = make("CoOp", {"PREC": "fp16"}, "OPTIM.MAX_EPOCH", 9)
+    trainer.model.learner.ctx.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(FloatingPointError, match=r"at every loss scale! epoch .* or TRAINER.COOP.PREC bf16 or fp32"):
+        trainer.train()
+    assert trainer.epoch < 8
+
+
 def test_unknown_precision(make: Make) -> None:
     with pytest.raises(ValueError, match=r"TRAINER.COOP.PREC must be one of fp32, fp16, bf16, amp, got 'half'"):
         make("CoOp", {"PREC": "half"})

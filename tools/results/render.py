@@ -14,7 +14,6 @@ from tabulate import tabulate
 from .rows import Key, Result, Table, column_place
 from .runs import Run
 
-FORMATS = ("text", "csv", "json", "markdown", "latex")
 BY_DATASET = ("base2new", "fewshot")  # protocols with a block of rows for each data set; the others have columns
 LEGEND = (
     "±: half of the 95 % interval of the mean over seeds (Student's t). difference: ours - published; inside, above, "
@@ -40,7 +39,7 @@ class Grid:
 
 
 def render(grids: list[Grid], form: str) -> str:
-    """``grids`` in one of ``FORMATS``. CSV and JSON hold one table: their grids share a header."""
+    """``grids`` in one of ``tools.results.FORMATS``. CSV and JSON hold one table: their grids share a header."""
     if form == "csv":
         return _csv(grids)
     if form == "json":

@@ -12,7 +12,20 @@ from PIL import Image
 
 from dassl.utils import read_image
 
-__all__ = ["DatasetBase", "Datum", "fewshot_hash"]
+__all__ = ["DatasetBase", "Datum", "check_classnames", "fewshot_hash"]
+
+
+def check_classnames(names: Iterable[str], source: str) -> None:
+    """``ValueError`` for names of classes that are empty, or that a text encoder reads as one and the same."""
+    seen: dict[str, str] = {}
+    for name in names:
+        text = " ".join(name.replace("_", " ").lower().split())
+        if not text:
+            raise ValueError(f"{source}: the class name {name!r} is empty")
+        if text in seen:
+            both = f"{name!r} is given twice" if name == seen[text] else f"{seen[text]!r} and {name!r} are the same"
+            raise ValueError(f"{source}: the class name {both}; classes need different names")
+        seen[text] = name
 
 
 class Datum:

@@ -1,0 +1,46 @@
+"""One process per folder."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+
+__all__ = ["sole_user_of"]
+
+LOCK_SECONDS = 15
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@contextlib.contextmanager
+def sole_user_of(folder: str) -> Iterator[None]:
+    """Make ``folder`` and hold a lock on it, which ends with the process. ``ValueError`` if another process has it.
+
+    The lock of a killed process may be held by its data loaders for some seconds, which is waited for.
+    """
+    os.makedirs(folder or ".", exist_ok=True)
+    handle = os.open(folder or ".", os.O_RDONLY)
+    try:
+        _lock(handle, folder)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)  # for data loaders that live on, too
+        os.close(handle)
+
+
+def _lock(handle: int, folder: str) -> None:
+    for patience in range(LOCK_SECONDS, -1, -1):
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not patience:
+                raise ValueError(
+                    f'"{folder}" is in use: another process carries out a run there; wait, or give another OUTPUT_DIR'
+                ) from None
+            time.sleep(1)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            return print(f'Note: the file system of "{folder}" has no locks: let no other run use this folder')

@@ -1,0 +1,124 @@
+"""What ``python -m tools.data`` does: list, fetch, verify."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml
+from tabulate import tabulate
+
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import read_json
+from dassl.utils.registry import UnknownNameError, nearest_names
+from datasets import EMBEDDED
+from datasets.catalog import CATALOG
+from datasets.imagenet import WordNetFolders
+from datasets.verify import FINGERPRINTS, Check, verify
+
+from .fetch import fetch
+from .files import dataset_dir, is_there, missing_paths
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "datasets"
+BUILT_IN = {dataset.__name__: dataset for dataset in EMBEDDED}
+
+
+def list_all(args: argparse.Namespace) -> int:
+    rows = [benchmark_row(name, args.root) for name in CATALOG] + [built_in_row(name) for name in BUILT_IN]
+    print(tabulate(rows, headers=("name", "classes", "images", "GB", "terms", "to get it", f"in {args.root}")))
+    return 0
+
+
+def benchmark_row(name: str, root: Path) -> list[object]:
+    entry, known, reader = CATALOG[name], read_json(str(FINGERPRINTS))[name], DATASET_REGISTRY.get(name)
+    if reader.test_only:
+        images = known["test"]
+    else:  # ImageNet's val images are its test images
+        images = known["train"] + known["test"] + (0 if issubclass(reader, WordNetFolders) else known["val"])
+    size = "?" if entry.size_gb is None else f"{entry.size_gb:g}"
+    return [name, known["classes"], f"{images:,}", size, entry.terms, entry.how, state(name, root)]
+
+
+def built_in_row(name: str) -> list[object]:
+    dataset = BUILT_IN[name]
+    splits = ("test",) if dataset.test_only else ("train", "val", "test")
+    images = sum(len(dataset.rows(split)) for split in splits)
+    return [name, len(dataset.classes()), f"{images:,}", 0, "as this code", "built in", "complete"]
+
+
+def state(name: str, root: Path) -> str:
+    """complete, absent, or partial and what is missing."""
+    folder = dataset_dir(name, root)
+    missing = missing_paths(CATALOG[name], folder)
+    if not missing:
+        return "complete"
+    if not any(is_there(part, folder) for part in CATALOG[name].parts):
+        return "absent"
+    return f"partial: no {', '.join(missing)}"
+
+
+def fetch_all(args: argparse.Namespace) -> int:
+    status = 0
+    for name in [resolve(name) for name in args.name]:
+        if name in BUILT_IN:
+            print(f"{name} is rendered when it is used: nothing to fetch")
+            continue
+        try:
+            fetch(name, args.root, args.only, args.dry_run)
+        except (OSError, ValueError) as error:  # the others may still be had
+            status = complain(error)
+    return status
+
+
+def verify_all(args: argparse.Namespace) -> int:
+    results = [verify_one(name, args.root) for name in map(resolve, args.name)]
+    return 0 if all(results) else 1
+
+
+def verify_one(name: str, root: Path) -> bool:
+    """Print a report on one data set; whether all is as it should be."""
+    if name in BUILT_IN:
+        print(f"{name} is rendered when it is used: nothing to verify")
+        return True
+    folder = dataset_dir(name, root)
+    missing = missing_paths(CATALOG[name], folder)
+    if missing:
+        print(f"{name}: no {', '.join(missing)} in {folder}; 'python -m tools.data fetch {name}'")
+        return False
+    try:
+        checks = verify(name, str(root))
+    except (OSError, ValueError, KeyError) as error:
+        print(f"{name}: FAILED: {error}")
+        return False
+    print_report(name, checks)
+    return all(check.passed for check in checks)
+
+
+def print_report(name: str, checks: list[Check]) -> None:
+    """Sizes and hashes one by one; few-shot picks as a count, and those that differ."""
+    picks = [check for check in checks if " shots, " in check.what]
+    rows = [
+        (check.what, "ok" if check.passed else "DIFFERS", check.found, "" if check.passed else check.expected)
+        for check in checks
+        if check not in picks or not check.passed
+    ]
+    print(tabulate(rows, headers=(name, "", "found", "expected")))
+    if picks:
+        print(f"few-shot picks as published: {sum(check.passed for check in picks)} of {len(picks)}")
+
+
+def resolve(name: str) -> str:
+    """Registry name of a registry name in any case or of a config's stem; ``KeyError`` with the nearest names."""
+    names = {known.lower(): known for known in (*CATALOG, *BUILT_IN)}
+    config = CONFIGS / f"{name}.yaml"
+    if config.is_file():
+        name = yaml.safe_load(config.read_text(encoding="utf-8"))["DATASET"]["NAME"]
+    if name.lower() in names:
+        return names[name.lower()]
+    near = nearest_names(name, names.values()) or list(names.values())
+    raise UnknownNameError(f"no data set {name!r} to fetch or verify; did you mean {', '.join(near)}?")
+
+
+def complain(error: Exception) -> int:
+    """Print an error as one line; the exit status for it."""
+    print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2

@@ -1,0 +1,86 @@
+"""What ``python -m tools.results`` does with its arguments."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from dassl.utils import atomic_write
+
+from . import seeds
+from .comparison import with_other_methods
+from .per_class import per_class_grids
+from .render import LEGEND, Grid, command_grids, paper_grid, record_grid, render
+from .rows import Table
+from .runs import Run, read_runs
+from .tables import build
+
+ENDINGS = {".csv": "csv", ".json": "json", ".md": "markdown", ".tex": "latex"}
+
+
+def run(args: argparse.Namespace) -> None:
+    runs = chosen_runs(args)
+    if args.test_log:
+        return write(seeds.report(runs, args.keyword, args.ci95), args.out)
+    if args.plot:
+        return plot(runs, args)
+    form = args.format or ENDINGS.get(args.out.suffix if args.out else "", "text")
+    text = render(chosen_grids(runs, args, form), form)
+    write(text + (f"\n{LEGEND}\n" if form == "text" and not (args.commands or args.per_class) else ""), args.out)
+
+
+def chosen_runs(args: argparse.Namespace) -> list[Run]:
+    """Runs by ``--dataset`` and ``--method``; an evaluation stays linked to a training run that is not among them."""
+    runs = read_runs(args.paths)
+    for name, chosen in (("dataset", args.dataset), ("method", args.method)):
+        known = sorted({getattr(run, name) for run in runs})
+        for missing in set(chosen or ()) - set(known):
+            raise ValueError(f'no run has the {name} "{missing}"; there are {", ".join(known)}')
+        runs = [run for run in runs if not chosen or getattr(run, name) in chosen]
+    return runs
+
+
+def chosen_tables(runs: list[Run], args: argparse.Namespace) -> list[Table]:
+    tables = build(runs)
+    if not tables:
+        raise ValueError(f"{len(runs)} runs were found, but they make no table; --test-log needs none")
+    chosen = [table for table in tables if not args.table or table.protocol in args.table]
+    if not chosen:
+        found = sorted({table.protocol for table in tables})
+        raise ValueError(f"the runs make no {' or '.join(args.table)} table, but {', '.join(found)}")
+    return [with_other_methods(table) for table in chosen] if args.published else chosen
+
+
+def chosen_grids(runs: list[Run], args: argparse.Namespace, form: str) -> list[Grid]:
+    if args.per_class:
+        return per_class_grids(runs, *args.per_class)
+    tables = chosen_tables(runs, args)
+    if args.commands:
+        return command_grids(tables)
+    return [record_grid(tables)] if form in ("csv", "json") else [paper_grid(table) for table in tables]
+
+
+def plot(runs: list[Run], args: argparse.Namespace) -> None:
+    from . import plots  # not at the top: tables need no matplotlib
+
+    if args.out is None:
+        raise ValueError("--plot needs a file: --out figure.png")
+    if args.plot == "per-class":
+        if not args.per_class:
+            raise ValueError("--plot per-class needs the two methods: --per-class A B")
+        figure = plots.per_class(per_class_grids(runs, *args.per_class))
+    elif args.plot == "radar":
+        figure = plots.radar(chosen_tables(runs, args))
+    else:
+        figure = plots.epochs(runs) if args.plot == "epochs" else plots.curves(runs, args.plot, args.table)
+    plots.save(figure, args.out)
+
+
+def write(text: str, path: Path | None) -> None:
+    if path is None:
+        sys.stdout.write(text)
+        return
+    with atomic_write(os.fspath(path), "w") as file:
+        file.write(text)
