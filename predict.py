@@ -28,14 +28,13 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 from tqdm import tqdm
 
-from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_list
-from dassl.utils import BrokenImageError, atomic_write, exit_status, read_image, read_json, set_exact_fp32
+from dassl.utils import BrokenImageError, atomic_write, exit_status, read_image, set_exact_fp32
 
 # What needs torch is imported by the functions that use it: it takes seconds, and a usage needs none of it.
 if TYPE_CHECKING:
     from PIL import Image
 
-    from trainers.base import PromptTrainer
+    from trainers import PromptedCLIP
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -54,41 +53,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def load_config(args: argparse.Namespace) -> CfgNode:
-    """The run's own config; for zero-shot prediction that of the backbone."""
-    from trainers import extend_cfg
+def load(args: argparse.Namespace, classnames: Sequence[str]) -> PromptedCLIP:
+    """The run's classifier; without a run zero-shot CLIP."""
+    from trainers import load_classifier
 
-    cfg = get_cfg_default()
-    extend_cfg(cfg)
     if args.model_dir and args.backbone:
         raise ValueError("--backbone is for zero-shot prediction; a run given by --model-dir has its own")
-    if args.model_dir:
-        path = Path(args.model_dir) / "config.yaml"
-        if not path.is_file():
-            raise FileNotFoundError(f"{args.model_dir} is not the folder of a run: it has no config.yaml")
-        merge_from_file(cfg, str(path))
-    else:
-        cfg.MODEL.BACKBONE.NAME = args.backbone or "tiny"
-    merge_from_list(cfg, args.opts)
-    return cfg
-
-
-def load_predictor(cfg: CfgNode, args: argparse.Namespace, classnames: Sequence[str]) -> PromptTrainer:
-    from dassl.engine import TRAINER_REGISTRY
-    from trainers.zsclip import ZeroshotCLIP
-
-    method = TRAINER_REGISTRY.get(cfg.TRAINER.NAME) if args.model_dir else ZeroshotCLIP
-    predictor = method.without_data(cfg, classnames, template_of(cfg.DATASET.NAME))
-    predictor.load_model(args.model_dir, args.load_epoch)
-    return predictor
-
-
-def template_of(dataset: str) -> str:
-    """The hand-written template of a data set; the general one for those of other packages, and without a run."""
-    import datasets  # noqa: F401  (registers the data sets, whose templates are looked up)
-    from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
-
-    return (DATASET_REGISTRY.get(dataset) if dataset in DATASET_REGISTRY else DatasetBase).template
+    return load_classifier(args.model_dir or args.backbone or "tiny", classnames, args.load_epoch, args.opts)
 
 
 def find_images(paths: Sequence[str]) -> list[Path]:
@@ -106,42 +77,15 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     return found
 
 
-def trained_classes(folder: str) -> list[str]:
-    """Class names of the run in ``folder``; ValueError if its record does not tell."""
-    path = Path(folder) / "metrics.json"
-    record = read_json(str(path)) if path.is_file() else None
-    if record is None:
-        reason = "has no metrics.json (the training has not ended)"
-    elif record.get("eval_only") and record.get("model_dir"):
-        reason = f"was evaluated with prompts of {record['model_dir']}, whose classes may be others"
-    elif "classnames" not in record:
-        reason = "does not record its class names"
-    else:
-        return record["classnames"]
-    raise ValueError(f"{folder} {reason}: give the class names, --classes cat dog, or --classnames-file names.txt")
-
-
 def predict(
-    predictor: PromptTrainer, images: Sequence[Path], topk: int, batch_size: int
+    classifier: PromptedCLIP, images: Sequence[Path], topk: int, batch_size: int
 ) -> Iterator[dict[str, object]]:
     """Per readable image its path and the ``topk`` class names with probabilities, best first."""
-    import torch
-
-    from dassl.data.transforms import build_transform
-
-    size = predictor.model.clip.visual.input_resolution
-    predictor.cfg.INPUT.SIZE = (size, size)
-    transform = build_transform(predictor.cfg, is_train=False)
-    names = predictor.model.classnames
     for start in tqdm(range(0, len(images), batch_size), desc="predict", disable=None):
-        readable = [(path, image) for path in images[start : start + batch_size] if (image := readable_image(path))]
-        if not readable:
-            continue
-        batch = torch.stack([transform(image) for _, image in readable]).to(predictor.device)
-        with torch.inference_mode():
-            best = predictor.model_inference(batch).softmax(dim=-1).topk(min(topk, len(names)))
-        for (path, _), probabilities, indices in zip(readable, best.values.tolist(), best.indices.tolist()):
-            yield {"image": str(path), "classes": [names[i] for i in indices], "probabilities": probabilities}
+        readable = {path: image for path in images[start : start + batch_size] if (image := readable_image(path))}
+        for path, best in zip(readable, classifier.predict([*readable.values()], topk, batch_size)):
+            names, probabilities = zip(*best)
+            yield {"image": str(path), "classes": [*names], "probabilities": [*probabilities]}
 
 
 def readable_image(path: Path) -> Image.Image | None:
@@ -153,51 +97,57 @@ def readable_image(path: Path) -> Image.Image | None:
         return None
 
 
-def check_exportable(predictor: PromptTrainer) -> None:
+def check_exportable(classifier: PromptedCLIP) -> None:
     """ValueError unless CLIP's own image encoder and one feature per class give the method's logits."""
-    learner = predictor.model.learner
-    if getattr(learner, "conditional", False):
-        reason = "its text features depend on the image"
-    elif learner().vision is not None:
-        reason = "it prompts the image encoder as well, and with CLIP's own the text features would classify wrongly"
-    else:
-        return
+    import torch
+
+    size = classifier.clip.visual.input_resolution
+    image = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(classifier.device)
+    try:
+        with torch.no_grad():
+            alone = classifier.cosine_logits(classifier.encode_image(image), classifier.text_features)
+            if torch.allclose(alone, classifier(image), atol=0.1):  # in half precision, too; others differ by several
+                return
+        reason = "it acts on the image side as well, and with CLIP's own the text features would classify wrongly"
+    except ValueError as error:
+        reason = str(error)
     raise ValueError(
-        f"{type(predictor).__name__}'s text classifier cannot be exported: {reason}. Classify with predict.py --images"
+        f"{type(classifier.method).__name__}'s text classifier cannot be exported: {reason}. Classify with predict.py"
+        " --images"
     )
 
 
-def export(predictor: PromptTrainer, path: str) -> None:
+def export(classifier: PromptedCLIP, path: str) -> None:
     """Write the text classifier; ValueError if it is none on its own."""
     import torch
     from safetensors.torch import save
 
-    check_exportable(predictor)
-    with torch.inference_mode():
-        features = predictor.model.text_features(predictor.model.learner())
-        tensors = {"text_features": features.cpu(), "logit_scale": predictor.model.clip.logit_scale.exp().cpu()}
+    check_exportable(classifier)
+    with torch.no_grad():
+        tensors = {"text_features": classifier.text_features, "logit_scale": classifier.clip.logit_scale.exp()}
+    name, file = classifier.clip.source
     metadata = {
-        "method": type(predictor).__name__,
-        "backbone": predictor.cfg.MODEL.BACKBONE.NAME,
-        "classnames": json.dumps(predictor.model.classnames),
-        "wording": json.dumps(wording(predictor)),
-        "image_size": str(predictor.model.clip.visual.input_resolution),
-        "mean": json.dumps(list(predictor.cfg.INPUT.PIXEL_MEAN)),
-        "std": json.dumps(list(predictor.cfg.INPUT.PIXEL_STD)),
+        "method": type(classifier.method).__name__,
+        "backbone": name or file,
+        "classnames": json.dumps(classifier.classnames),
+        "wording": json.dumps(wording(classifier)),
+        "image_size": str(classifier.clip.visual.input_resolution),
+        "mean": json.dumps(classifier.pixel_mean),
+        "std": json.dumps(classifier.pixel_std),
     }
     with atomic_write(path) as file:
-        file.write(save({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, metadata))
-    print(f"Text classifier of {len(features)} classes written to {path}")
+        file.write(save({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}, metadata))
+    print(f"Text classifier of {len(classifier.classnames)} classes written to {path}")
 
 
-def wording(predictor: PromptTrainer) -> list[str]:
+def wording(classifier: PromptedCLIP) -> list[str]:
     """The texts that a class name ``{}`` is put into: hand-written templates, or one with learned tokens [v1], [v2]."""
     from clip.simple_tokenizer import tokenizer
 
-    if templates := getattr(predictor.model, "templates", None):
-        return list(templates)
+    if templates := getattr(classifier.method, "templates", None):
+        return list(templates(classifier))
     name = "zebra"  # any word of one token that no phrase has
-    texts = predictor.model.wording([name])
+    texts = classifier.method.wording([name])
     ids = texts.ids[0, 1 : texts.lengths[0] - 1].tolist()
     words = [f"[v{-i}]" if i < 0 else tokenizer().decode([i]).strip() for i in ids]
     return [" ".join("{}" if word == name else word for word in words).replace(" .", ".")]
@@ -233,18 +183,16 @@ def run(args: argparse.Namespace) -> int:
     if args.topk < 1 or args.batch_size < 1:
         raise ValueError("--topk and --batch-size must be at least 1")
     set_exact_fp32()
-    cfg = load_config(args)
-    classnames = classnames or trained_classes(args.model_dir)
     images = find_images(args.images)
     with redirect_stdout(sys.stderr):  # standard output carries the result alone
-        predictor = load_predictor(cfg, args, classnames)
+        classifier = load(args, classnames)
         if args.export:
-            check_exportable(predictor)
-        rows = list(predict(predictor, images, args.topk, args.batch_size))
+            check_exportable(classifier)
+        rows = list(predict(classifier, images, args.topk, args.batch_size))
         if images and not rows:
             raise ValueError(f"none of the {len(images)} images can be read")
         if args.export:
-            export(predictor, args.export)
+            export(classifier, args.export)
     if rows:
         show(rows, args.format)
     return int(len(rows) < len(images))

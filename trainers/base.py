@@ -17,8 +17,8 @@ from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 
 from .checkpoints import load_prompts
-from .features import ImageSets, cached_features, check_cacheable
-from .load import build_classifier
+from .features import ImageSets, cached_features, check_cacheable, zeroshot_line
+from .load import build_classifier, method_section
 from .losses import AllClasses, draw_candidates
 from .method import Batch, Method
 from .options import read_options
@@ -37,8 +37,8 @@ class PromptTrainer(TrainerX):
     # Construction -----------------------------------------------------------------------------------------------------
 
     def check_cfg(self, cfg: CfgNode) -> None:
-        section = self.method.section()
-        self.options = read_options(self.method.Options, cfg.TRAINER[section.removeprefix("TRAINER.")], section)
+        section = method_section(cfg, self.method)
+        self.options = read_options(self.method.Options, section, self.method.section())
         self.needs = self.method.needs(self.options)
         if cfg.DATALOADER.CACHE_FEATURES:
             check_cacheable(cfg, self.needs)
@@ -53,7 +53,9 @@ class PromptTrainer(TrainerX):
         if not self.needs.unlabelled:
             return
         if self.train_loader_u is None:
-            raise ValueError(f"{type(self).__name__} learns from unlabelled images, but {self.cfg.DATASET.NAME} has none")
+            raise ValueError(
+                f"{type(self).__name__} learns from unlabelled images, but {self.cfg.DATASET.NAME} has none"
+            )
         self.train_loader_x = self.train_loader_u
 
     def build_model(self) -> None:
@@ -70,7 +72,7 @@ class PromptTrainer(TrainerX):
         self.register_model(self.model.method.folder, self.model.method)
 
     def begin(self) -> None:
-        """All that training needs before its first step: the method's own beginning, optimiser, schedule, loss scale."""
+        """All that training needs before its first step: the method's beginning, optimiser, schedule, loss scale."""
         method = self.model.method
         self.model.trained_on = tuple(self.model.classnames)
         self.image_sets = ImageSets(self.cfg, self.dm.dataset, self.model)
@@ -101,23 +103,7 @@ class PromptTrainer(TrainerX):
             with self.model.autocast():
                 self.train_loader_x = cached_features(self.train_loader_x, self.model, self.device)
         if getattr(self.dm.dataset, "shows_zeroshot", False):
-            self.show_zeroshot()
-
-    @torch.no_grad()
-    def show_zeroshot(self) -> None:
-        """Print zero-shot CLIP's accuracy on the test images: a wrong class name or folder shows at once."""
-        hits = total = 0
-        with self.model.autocast():
-            for batch in self.test_loader:
-                if batch is None:  # every image of it was unreadable
-                    continue
-                image, label = self.parse_batch_test(batch)
-                predicted = (self.model.encode_image(image) @ self.model.zeroshot().t()).argmax(dim=1)
-                hits, total = hits + int((predicted == label).sum()), total + len(label)
-        print(
-            f'Zero-shot CLIP with "{self.model.template}": {100 * hits / total:.1f}% on the test images'
-            f" (chance: {100 / self.num_classes:.1f}%)"
-        )
+            print(zeroshot_line(self.model, self.test_loader))
 
     # The step ---------------------------------------------------------------------------------------------------------
 
@@ -126,7 +112,7 @@ class PromptTrainer(TrainerX):
         self.model.train(mode == "train")  # in evaluation class features are encoded once
 
     def parse_batch_train(self, batch: Mapping[str, object]) -> Batch:
-        """On the device. K views of an image (K_TRANSFORMS) lie behind one another; candidates are drawn on the host."""
+        """On the device; K_TRANSFORMS views of an image lie behind one another. Candidates are drawn on the host."""
         image, label, to = batch["img"], batch["label"], lambda t: t.to(self.device, non_blocking=True)
         if isinstance(image, list):
             label = label.repeat(len(image))

@@ -49,9 +49,9 @@ class Context:
         if not self.phrase:
             return STD * torch.randn(*copies, self.length, clip.transformer.width)
         texts = Texts.from_strings([self.phrase])
-        if texts.lengths[0] - 2 < self.length:
+        if (found := int(texts.lengths[0]) - 2) < self.length:
             raise ValueError(
-                f"CTX_INIT {self.phrase!r} has {texts.lengths[0] - 2} tokens, fewer than the {self.length} context tokens"
+                f"CTX_INIT {self.phrase!r} has {found} tokens, fewer than the {self.length} context tokens"
             )
         check_vocabulary(clip, texts)
         ids = texts.ids[0, 1 : 1 + self.length].to(clip.token_embedding.weight.device)
@@ -76,8 +76,8 @@ def check_depths(section: str, clip: CLIP, text_depth: int, vision_depth: int) -
         raise ValueError(f"{section}: a prompt depth of at least 1 is needed")
     if vision_depth and not clip.has_vit:
         raise ValueError(
-            f"{section}: prompts in the image encoder need a ViT, but the backbone is a ResNet; choose a ViT, or a method"
-            " that prompts the text alone"
+            f"{section}: prompts in the image encoder need a ViT, but the backbone is a ResNet; choose a ViT, or a"
+            " method that prompts the text alone"
         )
     towers = {"text": (text_depth, "transformer"), "vision": (vision_depth, "visual.transformer")}
     for name, (depth, tower) in towers.items():

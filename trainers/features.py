@@ -32,8 +32,10 @@ class ImageSets:
         self.lists = {"train": dataset.train_x, "val": dataset.val, "test": dataset.test}
 
     def features(self, split: str, passes: int = 1) -> tuple[Tensor, Tensor]:
-        """Raw features (passes, N, E) and labels (N,) on the device. One pass sees images as a test does; several see the
-        training images under several augmentations, which the seed decides."""
+        """Raw features (passes, N, E) and labels (N,) on the device.
+
+        One pass sees images as a test does; several see the training images under augmentations that the seed decides.
+        """
         items = self.lists[split]
         if not items:
             raise ValueError(f"{self.cfg.DATASET.NAME} has no {split} images, which this method needs")
@@ -82,8 +84,8 @@ def check_cacheable(cfg: CfgNode, needs: Needs) -> None:
         raise ValueError(f"DATALOADER.CACHE_FEATURES keeps one view of an image, but {views} are wanted (K_TRANSFORMS)")
     if needs.images:
         raise ValueError(
-            "DATALOADER.CACHE_FEATURES is for methods that leave the image encoder alone; this one puts prompts into it,"
-            " or has a teacher that looks at the images"
+            "DATALOADER.CACHE_FEATURES is for methods that leave the image encoder alone; this one puts prompts into"
+            " it, or has a teacher that looks at the images"
         )
 
 
@@ -101,4 +103,20 @@ def cached_features(loader: DataLoader, model: PromptedCLIP, device: torch.devic
         drop_last=loader.drop_last,
         generator=loader.generator,
         pin_memory=loader.pin_memory,
+    )
+
+
+@torch.no_grad()
+def zeroshot_line(model: PromptedCLIP, loader: DataLoader) -> str:
+    """Zero-shot CLIP's accuracy on the images of a loader: a wrong class name or folder shows at once."""
+    hits = total = 0
+    with model.autocast():
+        for batch in loader:
+            if batch is None:  # every image of it was unreadable
+                continue
+            predicted = (model.encode_image(batch["img"].to(model.device)) @ model.zeroshot().t()).argmax(dim=1)
+            hits, total = hits + int((predicted == batch["label"].to(model.device)).sum()), total + len(predicted)
+    return (
+        f'Zero-shot CLIP with "{model.template}": {100 * hits / total:.1f}% on the test images'
+        f" (chance: {100 / len(model.classnames):.1f}%)"
     )

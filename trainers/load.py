@@ -1,19 +1,20 @@
 """Classifiers from names and files: by a trainer for its run, and by anybody for a run that has ended.
 
-    classifier = load_classifier("output/run", ["red fox", "badger"])      # or a checkpoint, or a backbone's name
-    classifier.predict("photo.jpg", topk=2)
+classifier = load_classifier("output/run", ["red fox", "badger"])      # or a checkpoint, or a backbone's name
+classifier.predict("photo.jpg", topk=2)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from clip.clip import load_frozen
 from configs import methods
-from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_list
+from dassl.config import CfgNode, check_values, get_cfg_default, merge_from_file, merge_from_list
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import read_json
@@ -54,10 +55,9 @@ def device_of(cfg: CfgNode) -> torch.device:
 def load_classifier(
     source: str | Path, classnames: Sequence[str] = (), epoch: int | None = None, opts: Sequence[object] = ()
 ) -> PromptedCLIP:
-    """A classifier in evaluation mode from the folder of a run (of its best epoch, else the newest, or of ``epoch``), or
-    zero-shot from the name or the weights file of a backbone.
+    """A classifier in evaluation mode: of a run, by its folder, or zero-shot, by the name or file of a backbone.
 
-    classnames: any; those of the training if there are none. opts: KEY VALUE words that change the run's config.
+    classnames: any; those of the training if there are none. epoch: of the run; else its best, else the newest. opts: KEY VALUE words that change the run's config.
     Raises FileNotFoundError or ValueError that says what is missing or does not fit.
     """
     cfg = default_config()
@@ -79,24 +79,45 @@ def load_run(
     merge_from_file(cfg, str(folder / "config.yaml"))
     merge_from_list(cfg, list(opts))
     record = read_json(str(folder / "metrics.json")) if (folder / "metrics.json").is_file() else {}
-    classnames = classnames or record.get("classnames", ())
-    if not classnames:
-        raise ValueError(f"Give class names: {folder} does not say which ones it was trained on")
+    classnames = classnames or trained_classes(folder, record)
     template = cfg.DATASET.TEMPLATE or record.get("template") or TEMPLATE
-    classifier = finish(TRAINER_REGISTRY.get(cfg.TRAINER.NAME).method, cfg, classnames, template)
+    ensemble = () if cfg.DATASET.TEMPLATE else record.get("templates", ())
+    classifier = finish(TRAINER_REGISTRY.get(cfg.TRAINER.NAME).method, cfg, classnames, template, ensemble)
     if any(True for _ in classifier.method.parameters()):
         load_prompts(classifier, str(folder), epoch)
     return classifier
 
 
-def finish(method: type[Method], cfg: CfgNode, classnames: Sequence[str], template: str) -> PromptedCLIP:
-    section = method.section()
-    options = read_options(method.Options, cfg.TRAINER[section.removeprefix("TRAINER.")], section)
-    classifier = build_classifier(method, options, cfg, classnames, template).eval()
+def trained_classes(folder: Path, record: Mapping[str, Any]) -> list[str]:
+    """Class names of a run; ValueError if its record does not tell."""
+    if not record:
+        reason = "has no metrics.json (the training has not ended)"
+    elif record.get("eval_only") and record.get("model_dir"):
+        reason = f"was evaluated with prompts of {record['model_dir']}, whose classes may be others"
+    elif "classnames" not in record:
+        reason = "does not record its class names"
+    else:
+        return record["classnames"]
+    raise ValueError(f"{folder} {reason}: give the class names, --classes cat dog, or --classnames-file names.txt")
+
+
+def finish(
+    method: type[Method], cfg: CfgNode, classnames: Sequence[str], template: str, ensemble: Sequence[str] = ()
+) -> PromptedCLIP:
+    """The classifier of a checked config, in evaluation mode, with the transform of its images."""
+    check_values(cfg)
+    options = read_options(method.Options, method_section(cfg, method), method.section())
+    classifier = build_classifier(method, options, cfg, classnames, template, ensemble).eval()
     size = classifier.clip.visual.input_resolution
     cfg.INPUT.SIZE = (size, size)
     classifier.transform = build_transform(cfg, is_train=False)
+    classifier.pixel_mean, classifier.pixel_std = list(cfg.INPUT.PIXEL_MEAN), list(cfg.INPUT.PIXEL_STD)
     return classifier
+
+
+def method_section(cfg: CfgNode, method: type[Method]) -> CfgNode:
+    """A method's own section of the config tree."""
+    return cfg.TRAINER[method.section().removeprefix("TRAINER.")]
 
 
 def default_config() -> CfgNode:

@@ -19,7 +19,7 @@ from clip import CLIP, Texts
 
 from .contexts import Context
 from .losses import AllClasses, SampledClasses, Sampling, top1
-from .options import Options, check_options, option
+from .options import Options, check_options
 from .prompted_clip import PromptedCLIP, Prompts, Subset
 
 __all__ = [
@@ -32,9 +32,9 @@ __all__ = [
 class Needs:
     """What a method's loss reads besides an image, or its cached feature, and a label; the trainer serves it.
 
-    images: the pixels, so that cached features of the frozen encoder will not do. views: augmented views of each image, in ``Batch.views``.
-    unlabelled: all training images of the data set, whose labels are not to be read. sampling: candidate classes drawn
-    for each batch, in ``Batch.candidates``.
+    images: the pixels, so that cached features of the frozen encoder will not do. views: of each image, augmented apart,
+    in ``Batch.views``. unlabelled: all training images of the data set, whose labels are not to be read. sampling:
+    candidate classes drawn for each batch, in ``Batch.candidates``.
     """
 
     images: bool = False
@@ -74,9 +74,9 @@ class Data(Protocol):
 
 
 class Method(nn.Module):
-    """A subclass has ``Options``, makes its parameters in ``__init__`` and returns them as ``prompts``; most need no more.
+    """A subclass has ``Options``, makes parameters in ``__init__`` and returns them as ``prompts``; most need no more.
 
-    Its parameters, and nothing else, are trained and saved, in fp32 whatever CLIP's precision. ``num_classes`` counts for
+    Its parameters, and nothing else, are trained and saved, in fp32 whatever CLIP's precision. ``num_classes`` is for
     methods whose parameters depend on the classes they are trained on.
     """
 
@@ -106,7 +106,7 @@ class Method(nn.Module):
         return self.context.texts(names)
 
     def prompts(self) -> Prompts:
-        """The parameters as prompts. One that needs more than them overrides ``features`` too, and gives it to itself."""
+        """The parameters as prompts. One that needs more overrides ``features`` too, and gives it to itself there."""
         return Prompts()
 
     def features(
@@ -127,7 +127,7 @@ class Method(nn.Module):
         return classification_terms(chosen.corrected(logits), chosen.target)
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
-        """Add the gradients of the terms, scaled alike, to the parameters'; a method with a rule of its own overrides."""
+        """Add the gradients of the terms, all scaled alike, to the parameters' own."""
         sum(losses.values()).backward()
 
     def begin(self, classifier: PromptedCLIP, data: Data) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clip import CLIP, PromptPlan, Texts
-from clip.clip import image_transform
+from clip.clip import PIXEL_MEAN, PIXEL_STD, image_transform
 from clip.text import packing
 from clip.transfer import to_device
 from dassl.utils import read_image
@@ -49,11 +49,11 @@ class Subset:
 class PromptedCLIP(nn.Module):
     """Logits of images against class names under a method's prompts.
 
-    method: owns all trainable parameters; knows neither class names nor data. templates: the data set's own hand-written
-    one, and its ensemble. memory_gb: budget of the text encoder's activations. amp: CLIP computes under autocast.
-    transform: PIL image -> (3, H, W), what ``predict`` does to pictures; CLIP's own if not given.
-    In evaluation mode class features are encoded once: call ``train()`` before the parameters change by other means than
-    training steps.
+    method: owns all trainable parameters; knows neither class names nor data. template, ensemble: hand-written texts,
+    the data set's own. memory_gb: budget of the text encoder's activations. amp: CLIP computes under autocast.
+    ``transform``, PIL image -> (3, H, W), is what ``predict`` does to pictures: CLIP's own unless it is set.
+    In evaluation mode class features are encoded once: call ``train()`` before the parameters change by other means
+    than training steps.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class PromptedCLIP(nn.Module):
         self.template, self.ensemble = template, tuple(ensemble) or (template,)
         self.memory_gb, self.amp = memory_gb, amp
         self.transform: Callable[[Image.Image], Tensor] = image_transform(clip.visual.input_resolution)
+        self.pixel_mean, self.pixel_std = list(PIXEL_MEAN), list(PIXEL_STD)  # of ``transform``
         self.trained_on: tuple[str, ...] | None = None  # class names of the training, None before any
         self.set_classnames(classnames)
 
@@ -105,8 +106,8 @@ class PromptedCLIP(nn.Module):
             return self.method.logits(self, image, None if classes is None else self.subset(classes)[0])
 
     def subset(self, index: Tensor, passengers: Passengers = None) -> tuple[Subset, Passengers]:
-        """Some classes by their indices (K,), best on the host: their texts are packed there and travel to the device in
-        one copy that nobody waits for, and ``passengers``, tensors in dataclasses and tuples, travel with them."""
+        """Some classes by their indices (K,), best on the host: their texts are packed there and travel to the device
+        in one copy that nobody waits for. ``passengers``, tensors in dataclasses and tuples, travel with them."""
         index = index.cpu()
         texts, plan = self.texts.select(index), self.method.prompts().text
         if plan is None:
@@ -171,8 +172,10 @@ class PromptedCLIP(nn.Module):
 
     @torch.no_grad()
     def zeroshot(self, templates: Sequence[str] = ()) -> Tensor:
-        """(C, E) class features of hand-written templates, the data set's own if none are given: unit-norm per template,
-        averaged, unit-norm again. Computed once, and not under autocast."""
+        """(C, E) class features of hand-written templates, the data set's own if none are given.
+
+        Unit-norm per template, averaged, unit-norm again. Computed once, and not under autocast.
+        """
         templates = tuple(templates) or (self.template,)
         if templates not in self._handwritten:
             with torch.autocast(self.device.type, enabled=False):

@@ -72,7 +72,7 @@ class RPP(Method):
         CORRECTION_LOG: str = option("log10", choices=CORRECTION_LOGS)  # as POMP's recipe; ln is what a softmax needs
         LAMBDA: float = option(1.0, least=0)  # weight of the distillation; 0: no teacher
         TEMPERATURE: float = option(1.0, above=0)
-        TEACHER: TeacherOptions = TeacherOptions()
+        TEACHER: TeacherOptions = option(TeacherOptions())
 
     folder = "UnsharedPromptLearner"
 

@@ -18,7 +18,9 @@ from .method import Method, PromptedCLIP, Subset
 class TeacherOptions:
     BACKBONE: str = ""  # empty: the student's
     PATH: str = ""
-    TEMPLATES: str = "a photo of a {}."  # a template, dataset (the set's own) or ensemble (CLIP's seven and the set's own)
+    TEMPLATES: str = (
+        "a photo of a {}."  # a template, dataset (the set's own) or ensemble (CLIP's seven and the set's own)
+    )
 
     def check(self, where: str) -> None:
         if self.TEMPLATES not in ("dataset", "ensemble") and "{}" not in self.TEMPLATES:

@@ -240,6 +240,8 @@ class SimpleTrainer(TrainerBase):
             few = self.cfg.DATASET.NUM_SHOTS >= 1
             data_facts = {
                 "classnames": list(data.classnames),
+                "template": data.template,
+                "templates": list(data.templates),
                 "fewshot_hash": fewshot_hash(data.train_x, self.cfg.DATASET.ROOT) if few else None,
                 "num_train": len(data.train_x or ()),
                 "num_val": len(data.val or ()),
