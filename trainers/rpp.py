@@ -16,7 +16,7 @@ from clip import CLIP, LayerPrompt, PromptPlan
 from .contexts import check_depths, random_prompts
 from .losses import CORRECTION_LOGS, Sampling, distillation
 from .method import Batch, Context, Data, Method, Needs, PromptedCLIP, Prompts, classification_terms, option
-from .teacher import TeacherOptions, build_teacher
+from .teacher import ZERO_SHOT_CLIP, TeacherOptions, build_teacher
 
 VIEWS = {"qkv": ("query", "key", "value"), "kv": ("key", "value"), "shared": ("prompt",)}
 
@@ -72,7 +72,7 @@ class RPP(Method):
         CORRECTION_LOG: str = option("log10", choices=CORRECTION_LOGS)  # as POMP's recipe; ln is what a softmax needs
         LAMBDA: float = option(1.0, least=0)  # weight of the distillation; 0: no teacher
         TEMPERATURE: float = option(1.0, above=0)
-        TEACHER: TeacherOptions = option(TeacherOptions())
+        TEACHER: TeacherOptions = ZERO_SHOT_CLIP
 
     folder = "UnsharedPromptLearner"
 

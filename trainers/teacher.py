@@ -27,6 +27,9 @@ class TeacherOptions:
             raise ValueError(f"{where}.TEMPLATES must be dataset, ensemble or a text with {{}}, got {self.TEMPLATES!r}")
 
 
+ZERO_SHOT_CLIP = TeacherOptions()
+
+
 class Teacher:
     """Zero-shot features and logits of a classifier's CLIP; no gradient, and nothing of it is saved with a method."""
 
