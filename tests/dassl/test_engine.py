@@ -215,7 +215,7 @@ class TestFailures:
     def test_checkpoints_of_other_models_or_none(self, tmp_path):
         trainer = trained(tmp_path, "OPTIM.MAX_EPOCH", 1)
         trainer._models["linear"] = nn.Linear(2, 2)
-        with pytest.raises(ValueError, match=r'model.pth.tar-1" does not fit "linear"'):
+        with pytest.raises(ValueError, match=r'model.pth.tar-1" is not a checkpoint that fits "linear"'):
             trainer.load_model(str(tmp_path), epoch=1)
         with pytest.raises(FileNotFoundError, match=r"not found in .*linear of epoch 9.*there is .*model.pth.tar-1"):
             trainer.load_model(str(tmp_path), epoch=9)
