@@ -1,5 +1,7 @@
 """How token rows of many texts are laid out in memory: a common prefix, and suffixes in buckets of one length.
 
+All of it happens on the host.
+
 Letters: C texts of up to T tokens, p prefix rows, R suffix rows.
 """
 
@@ -21,11 +23,10 @@ class Rows:
     context: tuple[Tensor, ...]  # (slot,) or, for one context per class, (class, slot)
 
     @classmethod
-    def make(cls, ids: Tensor, positions: Tensor, classes: Tensor | None, device: torch.device) -> Rows:
+    def make(cls, ids: Tensor, positions: Tensor, classes: Tensor | None) -> Rows:
         slots = (ids < 0).nonzero()[:, 0]
         context = (-1 - ids[slots],) if classes is None else (classes[slots], -1 - ids[slots])
-        to = lambda t: t.to(device, non_blocking=True)  # noqa: E731
-        return cls(to(ids.clamp(min=0)), to(positions), to(slots), tuple(map(to, context)))
+        return cls(ids.clamp(min=0), positions, slots, context)
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,7 @@ class Layout:
     order: Tensor  # (C,) where text i stands among the packed ones
 
 
-def make_layout(
-    ids: Tensor, lengths: Tensor, device: torch.device, own_context: bool, max_rows: int | None, bucket_cost: float
-) -> Layout:
+def make_layout(ids: Tensor, lengths: Tensor, own_context: bool, max_rows: int | None, bucket_cost: float) -> Layout:
     """Split off the common prefix, sort suffixes by length into buckets, cut into chunks of at most ``max_rows`` rows.
 
     ids (C, T) and lengths (C,): see ``Texts``. own_context: the context differs between classes, so it is no prefix.
@@ -74,11 +73,11 @@ def make_layout(
     for run in split_buckets(buckets, max_rows):
         members = by_length[done : done + sum(count for count, _ in run)]
         done += len(members)
-        chunks.append(make_chunk(ids, lengths[members] - p, members, run, p, device, own_context))
+        chunks.append(make_chunk(ids, lengths[members] - p, members, run, p, own_context))
     order = torch.empty_like(by_length)
     order[by_length] = torch.arange(len(by_length))
-    prefix = Rows.make(ids[0, :p], torch.arange(p), None, device)
-    return Layout(prefix, tuple(chunks), order.to(device, non_blocking=True))
+    prefix = Rows.make(ids[0, :p], torch.arange(p), None)
+    return Layout(prefix, tuple(chunks), order)
 
 
 def make_chunk(
@@ -87,7 +86,6 @@ def make_chunk(
     members: Tensor,
     run: list[tuple[int, int]],
     p: int,
-    device: torch.device,
     own_context: bool,
 ) -> Chunk:
     """members: (texts,) indices of the chunk's texts, sizes: rows of their suffixes, run: its (count, size) buckets."""
@@ -96,16 +94,16 @@ def make_chunk(
     last = sizes - 1
     classes = members.repeat_interleave(room)
     positions = p + torch.arange(len(classes)) - starts.repeat_interleave(room)
-    rows = Rows.make(ids[classes, positions], positions, classes if own_context else None, device)
+    rows = Rows.make(ids[classes, positions], positions, classes if own_context else None)
     groups = zip(run, last.split([count for count, _ in run]))
-    buckets = tuple(make_bucket(count, size, p, eos, device) for (count, size), eos in groups)
-    return Chunk(rows, buckets, (starts + last).to(device, non_blocking=True))
+    buckets = tuple(make_bucket(count, size, p, eos) for (count, size), eos in groups)
+    return Chunk(rows, buckets, starts + last)
 
 
-def make_bucket(count: int, size: int, p: int, eos: Tensor, device: torch.device) -> Bucket:
+def make_bucket(count: int, size: int, p: int, eos: Tensor) -> Bucket:
     causal = torch.ones(size, p + size, dtype=torch.bool).tril(p)
-    eos_mask = None if (eos == size - 1).all() else causal[eos][:, None, None].to(device, non_blocking=True)
-    return Bucket(count, size, causal.to(device, non_blocking=True) if size > 1 else None, eos_mask)
+    eos_mask = None if (eos == size - 1).all() else causal[eos][:, None, None]
+    return Bucket(count, size, causal if size > 1 else None, eos_mask)
 
 
 def merge_buckets(buckets: list[tuple[int, int]], cost: float) -> list[tuple[int, int]]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,12 +29,22 @@ from torch.utils.checkpoint import checkpoint
 from .packing import Chunk, Layout, Rows, make_layout
 from .prompts import PromptPlan, raw_first_layer, write_slots
 from .simple_tokenizer import tokenizer
+from .transfer import Tree, to_device
 
 if TYPE_CHECKING:
     from .model import CLIP, Attention
 
 CONTEXT_LENGTH = 77
 CLASS_TOKEN_POSITIONS = ("end", "middle", "front")
+
+
+class Packing(NamedTuple):
+    """What a layout depends on, besides the texts; see ``make_layout``."""
+
+    device: torch.device
+    own_context: bool
+    max_rows: int | None
+    bucket_cost: float
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class Texts:
 
     ids: Tensor
     lengths: Tensor
-    _layouts: dict[tuple, Layout] = field(default_factory=dict, repr=False, compare=False)
+    _layouts: dict[Packing, Layout] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -112,12 +122,17 @@ class Texts:
         index = index.cpu()
         return Texts(self.ids[index], self.lengths[index])
 
-    def layout(self, device: torch.device, own_context: bool, max_rows: int | None, bucket_cost: float) -> Layout:
-        """How to pack these texts; kept, so that a class list is laid out once."""
-        key = (device, own_context, max_rows, bucket_cost)
-        if key not in self._layouts:
-            self._layouts[key] = make_layout(self.ids, self.lengths, *key)
-        return self._layouts[key]
+    def layout(self, packing: Packing) -> Layout:
+        """Where the rows of these texts lie; kept, so that a class list is laid out once."""
+        if packing not in self._layouts:
+            self.pack(packing)
+        return self._layouts[packing]
+
+    def pack(self, packing: Packing, passengers: Tree = None) -> Tree:
+        """Make the layout now. ``passengers`` (see ``to_device``) travel to the device with it and are returned."""
+        layout = make_layout(self.ids, self.lengths, packing.own_context, packing.max_rows, packing.bucket_cost)
+        self._layouts[packing], passengers = to_device((layout, passengers), packing.device)
+        return passengers
 
 
 def token_ids(text: str) -> list[int]:
@@ -139,10 +154,7 @@ def encode_rows(model: CLIP, texts: Texts, plan: PromptPlan | None, memory_gb: f
     context = None if plan is None else plan.input
     per_image = context is not None and context.dim() == 4
     groups = len(context) if per_image else 1
-    max_rows = None if memory_gb is None else rows_within(memory_gb, model, groups)
-    own_context = context is not None and context.dim() == 3
-    device = model.positional_embedding.device
-    layout = texts.layout(device, own_context, max_rows, bucket_cost(model, device))
+    layout = texts.layout(packing(model, plan, memory_gb))
     prefix = [keys_values.expand(groups, -1, -1) for keys_values in encode_prefix(model, layout.prefix, plan)]
 
     def run(chunk: Chunk, *prefix: Tensor) -> Tensor:
@@ -156,6 +168,14 @@ def encode_rows(model: CLIP, texts: Texts, plan: PromptPlan | None, memory_gb: f
         parts = [run(chunk, *prefix) for chunk in layout.chunks]
     features = torch.cat(parts, dim=1)[:, layout.order]
     return features if per_image else features[0]
+
+
+def packing(model: CLIP, plan: PromptPlan | None, memory_gb: float | None) -> Packing:
+    """How ``encode_rows`` packs texts under these prompts; in training and in evaluation not the same."""
+    dim = 0 if plan is None else plan.input.dim()
+    max_rows = None if memory_gb is None else rows_within(memory_gb, model, len(plan.input) if dim == 4 else 1)
+    device = model.positional_embedding.device
+    return Packing(device, dim == 3, max_rows, bucket_cost(model, device))
 
 
 def embed(model: CLIP, rows: Rows, context: Tensor | None) -> Tensor:

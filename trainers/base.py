@@ -48,6 +48,7 @@ class PromptTrainer(TrainerX):
     section: ClassVar[str]
     defaults: ClassVar[dict[str, object]]
     registered_name: ClassVar[str] = "prompt_learner"
+    labels_stay_on_host: ClassVar[bool] = False  # for a method that draws candidate classes
 
     # Hooks of a method ------------------------------------------------------------------------------------------------
 
@@ -198,12 +199,13 @@ class PromptTrainer(TrainerX):
         return torch.autocast(self.device.type) if self.uses_amp else nullcontext()
 
     def parse_batch_train(self, batch: Mapping[str, object]) -> tuple[Tensor, Tensor]:
-        """Images and labels on the device; K views of an image (K_TRANSFORMS) lie behind one another."""
+        """Images and labels on the device (``labels_stay_on_host``: not they); K views behind one another."""
         image, label = batch["img"], batch["label"]
         if isinstance(image, list):
             label = label.repeat(len(image))
             image = torch.cat([view.to(self.device, non_blocking=True) for view in image])
-        return image.to(self.device, non_blocking=True), label.to(self.device, non_blocking=True)
+        label = label if self.labels_stay_on_host else label.to(self.device, non_blocking=True)
+        return image.to(self.device, non_blocking=True), label
 
     def forward_backward(self, batch: Mapping[str, object]) -> dict[str, Tensor]:
         image, label = self.parse_batch_train(batch)

@@ -41,13 +41,13 @@ class SampledClasses:
 
     classes: (U,) distinct class indices to be encoded. own: (B,) column of each image's class among them.
     sampled: (K - 1,) columns of the sampled classes; an image's own class may be among them and is masked then.
-    correction: (B, K) in fp64, None for none.
+    shift: (B, 1) in fp64, the correction of an image's negatives; None for none.
     """
 
     classes: Tensor
     own: Tensor
     sampled: Tensor
-    correction: Tensor | None = None
+    shift: Tensor | None = None
 
     @property
     def target(self) -> Tensor:
@@ -57,6 +57,11 @@ class SampledClasses:
     def masked(self) -> Tensor:
         """(B, K): the columns that are an image's own class a second time."""
         return F.pad(self.sampled == self.own[:, None], (1, 0))
+
+    @property
+    def correction(self) -> Tensor | None:
+        """(B, K) in fp64: nothing for the own class."""
+        return None if self.shift is None else F.pad(self.shift.expand(-1, len(self.sampled)), (1, 0))
 
     def columns(self, logits: Tensor) -> Tensor:
         """(B, U) -> (B, K): the own class first, then the sampled ones."""
@@ -69,7 +74,7 @@ class SampledClasses:
 
 
 def candidates(options: CfgNode, label: Tensor, num_classes: int) -> AllClasses | SampledClasses:
-    """The candidate classes of a batch with labels (B,), as ``UPDATE_CLASS_NUM`` K (0: all) says.
+    """The candidate classes of a batch with labels (B,), as ``UPDATE_CLASS_NUM`` K (0: all) says. All on the host.
 
     K - 1 of N classes are drawn uniformly without replacement. ``LOCAL_CORRECTION`` adds log((N - 1) / (K - 1 - r)) to
     every negative, r = 1 if the own class was drawn; its natural logarithm (``ln``) makes the sampled softmax estimate
@@ -83,14 +88,14 @@ def candidates(options: CfgNode, label: Tensor, num_classes: int) -> AllClasses 
             f"UPDATE_CLASS_NUM must be 0 or from 2 to {num_classes + 1} (classes + 1), but is {num_candidates}"
         )
     drawn = torch.randperm(num_classes)[: num_candidates - 1]
-    classes, columns = torch.cat([label.cpu(), drawn]).unique(return_inverse=True)
-    own, sampled = columns.to(label.device, non_blocking=True).split([len(label), len(drawn)])
+    classes, columns = torch.cat([label, drawn]).unique(return_inverse=True)
+    own, sampled = columns.split([len(label), len(drawn)])
     if not options.LOCAL_CORRECTION:
         return SampledClasses(classes, own, sampled)
     left = len(drawn) - (sampled == own[:, None]).sum(dim=1, keepdim=True)
     shift = math.log(num_classes - 1) - left.clamp(min=1).double().log()  # fp64: exact in every dtype of the logits
     shift = shift / math.log(10) if options.CORRECTION_LOG == "log10" else shift
-    return SampledClasses(classes, own, sampled, F.pad(shift.expand(-1, len(drawn)), (1, 0)))
+    return SampledClasses(classes, own, sampled, shift)
 
 
 def check_choice(options: CfgNode, **allowed: tuple[str, ...]) -> None:

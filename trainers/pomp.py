@@ -20,6 +20,7 @@ from .losses import candidates, check_choice
 @TRAINER_REGISTRY.register()
 class POMP(CoOp):
     section = "POMP"
+    labels_stay_on_host = True
     defaults: ClassVar = {
         "N_CTX": 4,
         "CSC": False,
@@ -39,7 +40,7 @@ class POMP(CoOp):
 
     def compute_loss(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
         if not self.options.EPT:
-            return super().compute_loss(image, label)
-        chosen = candidates(self.options, label, self.num_classes)
-        logits = chosen.columns(self.model(image, chosen.classes))
+            return super().compute_loss(image, label.to(image.device, non_blocking=True))
+        chosen, texts = self.model.to_device(candidates(self.options, label, self.num_classes))
+        logits = chosen.columns(self.model(image, chosen.classes, texts))
         return classification_terms(chosen.corrected(logits), chosen.target)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 
 from clip.model import CLIP
 from clip.prompts import LayerPrompt, PromptPlan
-from clip.text import Texts, check_vocabulary
+from clip.text import Texts, check_vocabulary, packing
+from clip.transfer import to_device
 
+Candidates = TypeVar("Candidates")
 Wording = Callable[[Sequence[str]], Texts]
 
 
@@ -62,10 +65,24 @@ class PromptedCLIP(nn.Module):
         self.clip.eval()
         return self
 
-    def forward(self, image: Tensor, classes: Tensor | None = None) -> Tensor:
-        """(B, 3, H, W), or features (B, E) -> logits (B, C), or (B, K) for the K class indices ``classes``."""
+    def forward(self, image: Tensor, classes: Tensor | None = None, texts: Texts | None = None) -> Tensor:
+        """(B, 3, H, W), or features (B, E) -> logits (B, C), or (B, K) for the K class indices ``classes``.
+
+        texts: those of ``classes``, from ``to_device``; without them the indices are read on the host.
+        """
         image_features, prompts = self.image_features(image)
-        return self.logits(image_features, self.text_features(prompts, classes))
+        return self.logits(image_features, self.text_features(prompts, classes, texts))
+
+    def to_device(self, chosen: Candidates) -> tuple[Candidates, Texts | None]:
+        """Candidate classes from the host to the device and their texts, packed there: one copy, nothing waits.
+
+        chosen: a dataclass of tensors; its ``classes`` are the indices (K,) to be encoded, or None for all.
+        """
+        texts = None if chosen.classes is None else self.texts.select(chosen.classes)
+        plan = None if getattr(self.learner, "conditional", False) else self.learner().text
+        if texts is None or plan is None:
+            return to_device(chosen, self.clip.positional_embedding.device), texts
+        return texts.pack(packing(self.clip, plan, self.memory_gb), chosen), texts
 
     def image_features(self, image: Tensor) -> tuple[Tensor, Prompts]:
         """Unit-norm features (B, E) and the prompts they were made with."""
@@ -81,7 +98,7 @@ class PromptedCLIP(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and plan is not None):
             return unit(self.clip.encode_image(image, plan))
 
-    def text_features(self, prompts: Prompts, classes: Tensor | None = None) -> Tensor:
+    def text_features(self, prompts: Prompts, classes: Tensor | None = None, texts: Texts | None = None) -> Tensor:
         """Unit-norm features (C, E) or (K, E); (B, C, E) for prompts per image.
 
         Encoded once where they cannot change: without text prompts, and in evaluation until the parameters change.
@@ -90,20 +107,19 @@ class PromptedCLIP(nn.Module):
         constant = plan is None or not (torch.is_grad_enabled() or plan.input.dim() == 4)
         if not constant:
             self._text_cache = None  # what follows changes the parameters; a fused optimiser raises no version
-            return self.encode_text(plan, classes)
+            return self.encode_text(plan, classes, texts)
         version = None if plan is None else tuple((id(p), p._version) for p in self.learner.parameters())
         if self._text_cache is None or self._text_cache[0] != version:
             with torch.no_grad():
                 self._text_cache = (version, self.encode_text(plan))
         features = self._text_cache[1]
-        return features if classes is None else features[classes.to(features.device)]
+        return features if classes is None else features[classes.to(features.device, non_blocking=True)]
 
-    def encode_text(self, plan: PromptPlan | None, classes: Tensor | None = None) -> Tensor:
-        if classes is not None:
-            classes = classes.cpu()
-            if plan is not None and plan.input.dim() == 3:  # one context per class
-                plan = PromptPlan(plan.input[classes.to(plan.input.device)], plan.layers)
-        texts = self.texts if classes is None else self.texts.select(classes)
+    def encode_text(self, plan: PromptPlan | None, classes: Tensor | None = None, texts: Texts | None = None) -> Tensor:
+        if classes is not None and plan is not None and plan.input.dim() == 3:  # one context per class
+            plan = PromptPlan(plan.input[classes.to(plan.input.device, non_blocking=True)], plan.layers)
+        if texts is None:
+            texts = self.texts if classes is None else self.texts.select(classes)
         return unit(self.clip.encode_text(texts, plan, self.memory_gb))
 
     def logits(self, image_features: Tensor, text_features: Tensor) -> Tensor:

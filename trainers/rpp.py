@@ -72,6 +72,7 @@ class UnsharedLearner(nn.Module):
 @TRAINER_REGISTRY.register()
 class RPP(DeepPromptTrainer):
     section = "RPP"
+    labels_stay_on_host = True
     registered_name = "UnsharedPromptLearner"
     defaults: ClassVar = {
         "QKV": "qkv",  # qkv | kv | shared
@@ -124,8 +125,8 @@ class RPP(DeepPromptTrainer):
     def compute_loss(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
         """CE(student, labels) + LAMBDA T^2 KL(teacher || student), over all classes or the sampled ones."""
         options = self.options
-        chosen = candidates(options, label, self.num_classes)
-        logits = chosen.columns(self.model(image, chosen.classes))
+        chosen, texts = self.model.to_device(candidates(options, label, self.num_classes))
+        logits = chosen.columns(self.model(image, chosen.classes, texts))
         terms = classification_terms(chosen.corrected(logits), chosen.target)
         if options.LAMBDA:
             soft = chosen.columns(self.teacher.logits(image, chosen.classes))

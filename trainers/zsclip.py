@@ -29,7 +29,7 @@ class TemplateClassifier(PromptedCLIP):
         first = lambda names: Texts.from_strings([templates[0].format(name) for name in names])  # noqa: E731
         super().__init__(clip, NoPrompts(), first, classnames, memory_gb)
 
-    def encode_text(self, plan: PromptPlan | None, classes: Tensor | None = None) -> Tensor:
+    def encode_text(self, plan: PromptPlan | None, classes: Tensor | None = None, texts: Texts | None = None) -> Tensor:
         return zeroshot_features(self.clip, self.classnames, self.templates, self.memory_gb)
 
 
