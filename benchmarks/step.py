@@ -92,11 +92,12 @@ def sampled_steps(
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     """POMP's steps. Naively the images' own classes are encoded besides the drawn ones, some of them twice."""
     options = CfgNode({"UPDATE_CLASS_NUM": case.sampled, "LOCAL_CORRECTION": False})
-    classes = torch.cat([label.cpu(), torch.randperm(case.classes)[: case.sampled - 1]])
+    on_host = label.cpu()
+    classes = torch.cat([on_host, torch.randperm(case.classes)[: case.sampled - 1]])
 
     def ours() -> Tensor:
-        chosen = candidates(options, label, case.classes)
-        return chosen.columns(model(image, chosen.classes))
+        chosen, texts = model.to_device(candidates(options, on_host, case.classes))
+        return chosen.columns(model(image, chosen.classes, texts))
 
     return (
         training_step(model, lambda: naive_logits(model, image, classes), torch.arange(len(label), device=device())),

@@ -19,14 +19,19 @@ def to_device(tree: Tree, device: torch.device) -> Tree:
     """
     if device.type == "cpu":
         return tree
+    return in_one_piece(tree, lambda buffer: buffer.to(device, non_blocking=True), pinned=device.type == "cuda")
+
+
+def in_one_piece(tree: Tree, move: Callable[[Tensor], Tensor], pinned: bool) -> Tree:
+    """``tree`` with views of ``move(buffer)`` for its tensors; the buffer (bytes,) holds all of them."""
     tensors: list[Tensor] = []
     map_tensors(tensors.append, tree)
     tensors.sort(key=Tensor.element_size, reverse=True)  # stable; each starts at a multiple of its element size
     sizes = [tensor.numel() * tensor.element_size() for tensor in tensors]
-    buffer = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    buffer = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=pinned)
     for part, tensor in zip(buffer.split(sizes), tensors):
         part.view(tensor.dtype).view(tensor.shape).copy_(tensor)
-    parts = buffer.to(device, non_blocking=True).split(sizes)
+    parts = move(buffer).split(sizes)
     moved = {id(tensor): part.view(tensor.dtype).view(tensor.shape) for part, tensor in zip(parts, tensors)}
     return map_tensors(lambda tensor: moved[id(tensor)], tree)
 

@@ -34,9 +34,9 @@ def check_labels(split: Split, source: str) -> None:
     for label, several in names.items():
         if len(several) > 1:
             raise ValueError(f"{source}: label {label} has several class names: {first(sorted(several))}")
-    gaps = sorted(set(range(max(names) + 1)) - names.keys())
-    if gaps:
-        raise ValueError(f"{source}: no training images of label {first(gaps)}")
+    if gaps := sorted(set(range(len(names))) - names.keys()):
+        found = f"labels must be 0 to the number of classes - 1, and are {min(names)} to {max(names)}"
+        raise ValueError(f"{source}: no training images of label {first(gaps)}; {found}")
     strays = sorted({item.classname for items in split[1:] for item in items if item.label not in names})
     if strays:
         raise ValueError(

@@ -18,6 +18,7 @@ from dassl.data.datasets import DATASET_REGISTRY, check_classnames
 
 from .base import ImageDataset
 from .checks import describe, first
+from .duplicates import without_duplicates
 from .imagenet import check_same_folders
 from .lists import PARTS, name_for, read_names, read_rows
 from .splits import Item, Split, class_folders, list_images, split_classes
@@ -39,12 +40,14 @@ class OwnImages(ImageDataset):
                 f"DATASET.PATH {path} does not exist; its folder is {path.parent}, {describe(path.parent)}"
             )
         names = read_names(absolute(cfg.DATASET.CLASSNAMES)) if cfg.DATASET.CLASSNAMES else None
-        split = complete(self.read(path, names), max(cfg.SEED, 0))
+        image_dir = path if path.is_dir() else path.parent
+        split = without_duplicates(self.read(path, names), image_dir, cfg.DATASET.DUPLICATES)
+        split = complete(split, max(cfg.SEED, 0))
         check_names(split, path)
         print_counts(split)
         if cfg.DATASET.NUM_SHOTS >= 1:
             split = self._few(split, cfg.DATASET.NUM_SHOTS, cfg.SEED)
-        super().__init__(cfg, path if path.is_dir() else path.parent, split)
+        super().__init__(cfg, image_dir, split)
 
     def read(self, path: Path, names: dict[str, str] | None) -> Split:
         """The lists as they are given; val and test may be empty. ``names``: class name of each folder or label."""
@@ -110,13 +113,21 @@ def part_folders(path: Path) -> dict[str, str]:
 
 
 def labelled_images(path: Path, part: str, classes: list[tuple[str, str]]) -> list[Item]:
-    """Items of all images at any depth below ``path/part/<class folder>``."""
-    items = []
+    """Items of all images at any depth below ``path/part/<class folder>``; a loop of links is walked once."""
+    items, again = [], []
     for label, (folder, name) in enumerate(classes):
+        walked = set()
         for here, inner, _ in os.walk(path / part / folder, followlinks=True):
-            inner[:] = sorted(name for name in inner if not name.startswith("."))
             base = Path(here).relative_to(path).as_posix()
+            if (real := os.path.realpath(here)) in walked:
+                again.append(base)
+                inner.clear()
+                continue
+            walked.add(real)
+            inner[:] = sorted(name for name in inner if not name.startswith("."))
             items += [Item(f"{base}/{image}", label, name) for image in list_images(Path(here))]
+    if again:
+        print(f"Note: links lead to folders that are read already, and are not followed: {first(again)}")
     return items
 
 

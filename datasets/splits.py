@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from dassl.utils import read_json
+from dassl.utils import read_json, reading
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 SPLIT_SEED = 0  # of the splits drawn here when the authors' split file is missing
@@ -31,15 +31,16 @@ class Split(NamedTuple):
 
 def read_split(path: Path) -> Split:
     """Read ``{"train": [[path, label, class name], ...], "val": ..., "test": ...}``; the order of the rows is kept."""
-    try:
-        content = read_json(str(path))
-        lists = (content[name] for name in Split._fields)
-        return Split(*([Item(image, int(label), name) for image, label, name in rows] for rows in lists))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not a split file: expected an object with the lists train, val and test of "
-            f"[path, label, class name] rows ({type(error).__name__}: {error})"
-        ) from error
+    what = "a split file: expected an object with the lists train, val and test of [path, label, class name] rows"
+    content = read_json(str(path))
+    with reading(str(path), what):
+        return Split(*([_item(*row) for row in content[name]] for name in Split._fields))
+
+
+def _item(path: str, label: int, classname: str) -> Item:
+    if not isinstance(path, str) or not isinstance(classname, str):
+        raise TypeError(f"no text in [{path!r}, {label!r}, {classname!r}]")
+    return Item(path, int(label), classname)
 
 
 def class_folders(folder: Path, ignored: Iterable[str] = ()) -> list[str]:

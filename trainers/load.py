@@ -57,7 +57,8 @@ def load_classifier(
 ) -> PromptedCLIP:
     """A classifier in evaluation mode: of a run, by its folder, or zero-shot, by the name or file of a backbone.
 
-    classnames: any; those of the training if there are none. epoch: of the run; else its best, else the newest. opts: KEY VALUE words that change the run's config.
+    classnames: any; those of the training if there are none. epoch: of the run; else its best, else the newest. opts:
+    KEY VALUE words that change the run's config.
     Raises FileNotFoundError or ValueError that says what is missing or does not fit.
     """
     cfg = default_config()

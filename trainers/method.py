@@ -32,8 +32,8 @@ __all__ = [
 class Needs:
     """What a method's loss reads besides an image, or its cached feature, and a label; the trainer serves it.
 
-    images: the pixels, so that cached features of the frozen encoder will not do. views: of each image, augmented apart,
-    in ``Batch.views``. unlabelled: all training images of the data set, whose labels are not to be read. sampling:
+    images: the pixels, so that cached features of the frozen encoder will not do. views: of each image, augmented
+    apart, in ``Batch.views``. unlabelled: all training images of the data set, whose labels are not to be read. sampling:
     candidate classes drawn for each batch, in ``Batch.candidates``.
     """
 

@@ -111,7 +111,8 @@ class PromptedCLIP(nn.Module):
         index = index.cpu()
         texts, plan = self.texts.select(index), self.method.prompts().text
         if plan is None:
-            return to_device((Subset(index, texts), passengers), self.device)
+            index, passengers = to_device((index, passengers), self.device)
+            return Subset(index, texts), passengers
         index, passengers = texts.pack(packing(self.clip, plan, self.memory_gb), (index, passengers))
         return Subset(index, texts), passengers
 

@@ -41,6 +41,7 @@ _C.DATASET = CfgNode()
 _C.DATASET.ROOT = ""  # folder that holds all data sets
 _C.DATASET.NAME = ""
 _C.DATASET.PATH = ""  # one's own images: a folder or a list file
+_C.DATASET.DUPLICATES = "refuse"  # an own image in several classes or lists: refuse | drop | allow
 _C.DATASET.CLASSNAMES = ""  # file that maps folders or labels to class names
 _C.DATASET.TEMPLATE = ""  # e.g. "a photo of a {}."; empty: the data set's own
 _C.DATASET.SUBSAMPLE_CLASSES = "all"  # all | base | new

@@ -4,6 +4,7 @@ import datetime
 import math
 import os
 import time
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import torch
@@ -32,6 +33,7 @@ class TrainerX(SimpleTrainer):
     def run_epoch(self) -> None:
         self.set_model_mode("train")
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
+        unread: list[Mapping[str, float | Tensor]] = []  # of the batches since the last look at the sums
         self.num_batches = len(self.train_loader_x)
         lr = self.get_current_lr()
         started = end = time.time()
@@ -41,23 +43,30 @@ class TrainerX(SimpleTrainer):
             summary = self.forward_backward(batch)
             batch_time.update(time.time() - end)
             losses.update(summary)
+            unread.append(summary or {})
             frequency = self.cfg.TRAIN.PRINT_FREQ
             if (self.batch_idx + 1) % frequency == 0 or self.num_batches < frequency:
-                self._check_finite(losses)
+                self._check_finite(losses, unread)
                 self._report(losses, batch_time, data_time)
             end = time.time()
-        self._check_finite(losses)
+        self._check_finite(losses, unread)
         averages = {name: meter.avg for name, meter in losses.meters.items()}
         self.record.history.append({"epoch": self.epoch + 1, **averages, "lr": lr, "seconds": time.time() - started})
 
     def detect_anomaly(self, loss: Tensor) -> None:
-        """At once on a CPU; elsewhere the printed averages show it, without waiting for the device in every step."""
+        """At once on a CPU. Elsewhere the meters show it, without waiting for the device in every step: a line is only
+        printed, and an epoch only ends, with sums that are finite, so no checkpoint holds what followed.
+        """
         if loss.device.type == "cpu" and not torch.isfinite(loss).all():
             raise FloatingPointError(self._anomaly(f"batch [{self.batch_idx + 1}/{self.num_batches}]"))
 
-    def _check_finite(self, losses: MetricMeter) -> None:
+    def _check_finite(self, losses: MetricMeter, unread: list[Mapping[str, float | Tensor]]) -> None:
+        """Read the sums, and only if one is not finite every batch, the last of which is the present one."""
         if not all(math.isfinite(meter.sum) for meter in losses.meters.values()):
-            raise FloatingPointError(self._anomaly(f"at or before batch [{self.batch_idx + 1}/{self.num_batches}]"))
+            finite = [all(math.isfinite(value) for value in summary.values()) for summary in unread]
+            batch = self.batch_idx + 2 - len(unread) + finite.index(False)
+            raise FloatingPointError(self._anomaly(f"batch [{batch}/{self.num_batches}]"))
+        unread.clear()
 
     def _anomaly(self, where: str) -> str:
         folders = [os.path.join(self.output_dir, name) for name in self.get_model_names()]

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from dassl.engine.checkpoints import LAST, find_checkpoint, newest_state
 from dassl.optim.lr_scheduler import EpochScheduler
-from dassl.utils import load_checkpoint, mkdir_if_missing, restore, save_checkpoint, save_torch, tolist_if_not
+from dassl.utils import load_checkpoint, mkdir_if_missing, reading, restore, save_checkpoint, save_torch, tolist_if_not
 
 __all__ = ["TrainerBase"]
 
@@ -156,8 +156,9 @@ class TrainerBase:
             print(f'Loading checkpoint from "{path}"')
             checkpoint = load_checkpoint(path)
             self._check_state(name, checkpoint, path)
-            epochs[name] = restore(checkpoint, self._models[name], self._optims[name], self._scheds[name])
-            self.load_run_state(checkpoint)
+            epochs[name] = restore(checkpoint, self._models[name], self._optims[name], self._scheds[name], path)
+            with reading(path, "the state of a run", "start in a new folder"):
+                self.load_run_state(checkpoint)
         if len(set(epochs.values())) > 1:
             raise ValueError(f'the models in "{directory}" are not of the same epoch: {epochs}; start in a new folder')
         return epochs[names[0]]
@@ -195,10 +196,8 @@ class TrainerBase:
         for name in self.get_model_names():
             path = find_checkpoint(directory, name, epoch)
             checkpoint = load_checkpoint(path)
-            try:
+            with reading(path, f'a checkpoint that fits "{name}"'):
                 self._models[name].load_state_dict(checkpoint["state_dict"])
-            except RuntimeError as error:
-                raise ValueError(f'"{path}" does not fit "{name}": {" ".join(str(error).split())}') from error
             self.epochs_done = checkpoint.get("epoch", 0)
             result = checkpoint.get("val_result")
             shown = "none" if result is None else f"{result:.1f}"

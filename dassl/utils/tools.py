@@ -33,6 +33,8 @@ __all__ = [
     "mkdir_if_missing",
     "read_image",
     "read_json",
+    "read_text",
+    "reading",
     "set_exact_fp32",
     "set_random_seed",
     "sha256_of",
@@ -119,13 +121,35 @@ def atomic_write(path: str, mode: str = "wb") -> Iterator[IO[Any]]:
             os.remove(temporary)
 
 
+@contextmanager
+def reading(path: str, what: str, remedy: str = "") -> Iterator[None]:
+    """Whatever the content of a damaged file leads to inside becomes one ``ValueError`` line that names the file.
+
+    what: what the file should be, "a checkpoint"; remedy: what to do. A file that is not there, or not allowed to be
+    read, stays its own error.
+    """
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except Exception as error:
+        why = " ".join(str(error).split())
+        why = why if isinstance(error, ValueError) else f"{type(error).__name__}: {why}"
+        remedy = f"; {remedy}" if remedy else ""
+        raise ValueError(f'"{path}" is not {what}: {why[:300]}{remedy}') from error
+
+
+def read_text(path: str) -> str:
+    """A text file's content, without a byte order mark; ``ValueError`` naming the file if it is not UTF-8."""
+    with reading(path, "a text file in UTF-8", "save it in that encoding"), open(path, encoding="utf-8-sig") as file:
+        return file.read()
+
+
 def read_json(fpath: str) -> Any:
-    """The content of a JSON file; ``ValueError`` naming the file if it is not JSON."""
-    with open(fpath, encoding="utf-8") as file:
-        try:
-            return json.load(file)
-        except json.JSONDecodeError as error:
-            raise ValueError(f'"{fpath}" is not valid JSON: {error}') from error
+    """The content of a JSON file; ``ValueError`` naming the file if it is not JSON in UTF-8."""
+    text = read_text(fpath)
+    with reading(fpath, "valid JSON"):
+        return json.loads(text)
 
 
 def write_json(obj: Any, fpath: str) -> None:

@@ -2,7 +2,6 @@
 
 import io
 import os
-import pickle
 import shutil
 import warnings
 from collections.abc import Iterable
@@ -11,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dassl.utils.safe_load import safe_load
-from dassl.utils.tools import atomic_write, tolist_if_not
+from dassl.utils.safe_load import check_archive, safe_load
+from dassl.utils.tools import atomic_write, read_text, reading, tolist_if_not
 
 __all__ = [
     "count_num_param",
@@ -73,36 +72,38 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
         raise ValueError("File path is None")
     if not os.path.isfile(fpath):
         raise FileNotFoundError(f'File is not found at "{fpath}"')
+    check_archive(fpath)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols: such files go the other way
             return torch.load(fpath, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
+    except Exception:  # a damaged file can fail in any way
         return safe_load(fpath)  # older files; or the reason why this one cannot be read
 
 
 def resume_from_checkpoint(fdir: str, model: nn.Module, optimizer: Any = None, scheduler: Any = None) -> int:
     """Restore model, optimiser and scheduler from the file that ``<fdir>/checkpoint`` names; returns its epoch."""
-    with open(os.path.join(fdir, "checkpoint"), encoding="utf-8") as file:
-        path = os.path.join(fdir, file.readline().strip())
+    path = os.path.join(fdir, read_text(os.path.join(fdir, "checkpoint")).partition("\n")[0].strip())
     print(f'Loading checkpoint from "{path}"')
-    return restore(load_checkpoint(path), model, optimizer, scheduler)
+    return restore(load_checkpoint(path), model, optimizer, scheduler, path)
 
 
-def restore(checkpoint: dict[str, Any], model: nn.Module, optimizer: Any = None, scheduler: Any = None) -> int:
+def restore(
+    checkpoint: dict[str, Any], model: nn.Module, optimizer: Any = None, scheduler: Any = None, path: str = "checkpoint"
+) -> int:
     """Put a checkpoint's state into the given objects, strictly; returns the number of finished epochs.
 
-    ``ValueError`` if the checkpoint belongs to another model.
+    ``ValueError`` that names ``path`` if the checkpoint belongs to another model, or is none.
     """
-    try:
+    with reading(path, "a checkpoint of this model", "resume from another one, or start in a new folder"):
+        if not isinstance(checkpoint["epoch"], int):
+            raise TypeError(f"epoch is {checkpoint['epoch']!r}")
         model.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
-        raise ValueError(f"the checkpoint does not fit the model: {' '.join(str(error).split())}") from error
-    print("Loaded model weights")
-    for name, target in (("optimizer", optimizer), ("scheduler", scheduler)):
-        if target is not None and checkpoint.get(name) is not None:
-            target.load_state_dict(checkpoint[name])
-            print(f"Loaded {name}")
+        print("Loaded model weights")
+        for name, target in (("optimizer", optimizer), ("scheduler", scheduler)):
+            if target is not None and checkpoint.get(name) is not None:
+                target.load_state_dict(checkpoint[name])
+                print(f"Loaded {name}")
     print(f"Previous epoch: {checkpoint['epoch']}")
     return checkpoint["epoch"]
 
@@ -110,7 +111,8 @@ def restore(checkpoint: dict[str, Any], model: nn.Module, optimizer: Any = None,
 def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
     """Copy those tensors of a file into ``model`` whose name and shape match; say what was left out."""
     checkpoint = load_checkpoint(weight_path)
-    weights = _without_module(checkpoint.get("state_dict", checkpoint))
+    with reading(weight_path, "a file of weights"):
+        weights = _without_module(checkpoint.get("state_dict", checkpoint))
     own = model.state_dict()
     matched = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}
     if not matched:

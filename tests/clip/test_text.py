@@ -17,7 +17,7 @@ from clip.model import CLIP
 from clip.packing import merge_buckets
 from clip.prompts import PromptPlan
 from clip.simple_tokenizer import tokenizer
-from clip.text import CLASS_TOKEN_POSITIONS, Texts, rows_within
+from clip.text import CLASS_TOKEN_POSITIONS, Packing, Texts, rows_within
 from clip.weights import set_precision
 
 from .small import LAYERS, TEXT_WIDTH, deep_plan, difference, disagreement, prompt_rows, small_clip, tensors
@@ -152,11 +152,13 @@ def test_select_takes_classes_in_any_order_and_repeated(model: CLIP) -> None:
 def test_memory_budget_bounds_the_rows_of_a_chunk_and_counts_images(model: CLIP) -> None:
     texts = Texts.from_names([" ".join(WORDS[i % 10] for _ in range(1 + i % 7)) for i in range(50)], num_ctx=4)
     for rows in (9, 10, 33, 1000):
-        chunks = texts.layout(torch.device("cpu"), False, rows, 0).chunks
+        chunks = texts.layout(Packing(torch.device("cpu"), False, rows, 0)).chunks
         sizes = [len(chunk.rows.ids) for chunk in chunks]
         assert max(sizes) <= rows
         assert sum(sizes) == int((texts.lengths - 5).sum())
-    assert [len(chunk.buckets) > 0 for chunk in texts.layout(torch.device("cpu"), False, 1, 0).chunks] == [True] * 50
+    assert [len(chunk.buckets) > 0 for chunk in texts.layout(Packing(torch.device("cpu"), False, 1, 0)).chunks] == [
+        True
+    ] * 50
     assert rows_within(rows_of(100, model), model, 1) == 100
     assert rows_within(rows_of(100, model), model, 4) == 25
     with torch.no_grad():

@@ -190,11 +190,13 @@ class TestFailures:
         assert good["epoch"] == 2 and good["state_dict"]["3.weight"].isfinite().all()
 
     def test_an_average_that_is_not_finite_is_noticed_too(self, tmp_path, monkeypatch):
-        """The way it shows on a GPU, where single steps are not checked."""
-        trainer = build_trainer(toy_cfg(tmp_path, "TRAIN.PRINT_FREQ", 2))
-        monkeypatch.setattr(Linear, "forward_backward", lambda self, batch: {"loss": torch.tensor(float("inf"))})
-        with pytest.raises(FloatingPointError, match=r"epoch \[1/4\] at or before batch \[2/3\].*none yet"):
-            trainer.train()
+        """The way it shows on a GPU, where no step waits for its loss: when a line is due, or the epoch is over."""
+        for frequency, bad in ((2, 1), (2, 2), (2, 3), (3, 2)):
+            trainer = build_trainer(toy_cfg(tmp_path, "TRAIN.PRINT_FREQ", frequency))
+            losses = torch.tensor([0.0 if batch + 1 < bad else float("inf") for batch in range(3)])
+            monkeypatch.setattr(Linear, "forward_backward", lambda self, _, x=losses: {"loss": x[self.batch_idx]})
+            with pytest.raises(FloatingPointError, match=rf"epoch \[1/4\] batch \[{bad}/3\].*none yet"):
+                trainer.train()
 
     def test_a_full_disk_keeps_the_previous_checkpoint(self, tmp_path, monkeypatch):
         trainer = build_trainer(toy_cfg(tmp_path))
@@ -215,7 +217,7 @@ class TestFailures:
     def test_checkpoints_of_other_models_or_none(self, tmp_path):
         trainer = trained(tmp_path, "OPTIM.MAX_EPOCH", 1)
         trainer._models["linear"] = nn.Linear(2, 2)
-        with pytest.raises(ValueError, match=r'model.pth.tar-1" does not fit "linear"'):
+        with pytest.raises(ValueError, match=r'model.pth.tar-1" is not a checkpoint that fits "linear"'):
             trainer.load_model(str(tmp_path), epoch=1)
         with pytest.raises(FileNotFoundError, match=r"not found in .*linear of epoch 9.*there is .*model.pth.tar-1"):
             trainer.load_model(str(tmp_path), epoch=9)

@@ -67,11 +67,20 @@ def test_image_of_an_unknown_class(tmp_path: Path) -> None:
         read("FGVCAircraft", tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"train": []}', '{"train": [["a", 0]], "val": [], "test": []}'])
-def test_broken_split_file(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "[]", '{"train": []}', '{"train": 1, "val": [], "test": []}', "null", ""),
+        *(f'{{"train": [{row}], "val": [], "test": []}}' for row in ('["a", 0]', '[1, 0, "b"]', '["a", 0, 1]', "7")),
+        *(f'{{"train": [["a", {label}, "b"]], "val": [], "test": []}}' for label in ('"x"', "Infinity", "null")),
+        *(b"\xff\xfe{\0}\0", "{'caf\xe9'}".encode("latin-1"), bytes(range(256))),
+    ],
+)
+def test_broken_split_file(content: str | bytes, tmp_path: Path) -> None:
     make("EuroSAT", tmp_path)
-    (tmp_path / "eurosat/split_zhou_EuroSAT.json").write_text(text)
-    with pytest.raises(ValueError, match=r"split_zhou_EuroSAT.json is not a split file: expected an object"):
+    path = tmp_path / "eurosat/split_zhou_EuroSAT.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=r'split_zhou_EuroSAT.json" is not (a split file: expected|valid JSON|a text)'):
         read("EuroSAT", tmp_path)
 
 
@@ -93,6 +102,18 @@ def test_inconsistent_split_files(tmp_path: Path) -> None:
     path.write_text(good)
     edit_split(path, lambda split: split.update(test=[]))
     with pytest.raises(ValueError, match="no test images"):
+        read("EuroSAT", tmp_path)
+
+
+@pytest.mark.parametrize("label", [10**12, -1])
+def test_labels_out_of_range_are_refused_at_once(label: int, tmp_path: Path) -> None:
+    """Whatever the largest label, time and memory follow the number of images."""
+    make("EuroSAT", tmp_path)
+    edit_split(
+        tmp_path / "eurosat/split_zhou_EuroSAT.json",
+        lambda split: [row.__setitem__(1, label) for rows in split.values() for row in rows if row[1] == 3],
+    )
+    with pytest.raises(ValueError, match=rf"EuroSAT.*no training images of label 3; .* are {min(label, 0)} to "):
         read("EuroSAT", tmp_path)
 
 

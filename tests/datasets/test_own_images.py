@@ -2,21 +2,28 @@
 
 import json
 import random
+import shutil
 import unicodedata
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from datasets import duplicates
 from tests.datasets.layouts import picture, write
 from tests.datasets.reading import read, rows
+
+
+def photo(*words: object) -> bytes:
+    """A picture that no other words have; decoders do not read what stands behind its end."""
+    return picture(str(words[0])) + repr(words).encode()
 
 
 def photos(folder: Path, counts: dict[str, int], kind: str = "jpg") -> Path:
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)
         for i in range(count):
-            write(folder / name / f"{i:02d}.{kind}", picture(name))
+            write(folder / name / f"{i:02d}.{kind}", photo(folder.name, name, i))
     return folder
 
 
@@ -27,7 +34,7 @@ def folder(path: Path, **settings: object):
 def write_list(path: Path, lines: list[str]) -> Path:
     for line in lines[1:]:
         image = path.parent / line.replace(";", ",").split(",")[0]
-        write(image, picture(image.parent.name))
+        write(image, photo(image.parent.name, image.name))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
@@ -143,7 +150,7 @@ def test_csv_list(separator: str, tmp_path: Path) -> None:
 def test_json_list_with_numbers_as_labels(tmp_path: Path) -> None:
     records = [{"path": f"{i}.jpg", "label": [2, 10][i % 2], "classname": ["two", "ten"][i % 2]} for i in range(20)]
     for record in records:
-        write(tmp_path / record["path"], picture("x"))
+        write(tmp_path / record["path"], photo(record["path"]))
     (tmp_path / "list.json").write_text(json.dumps(records))
     dataset = read("CSV", PATH=tmp_path / "list.json")
     assert dataset.classnames == ["two", "ten"], "numbers are sorted as numbers"
@@ -174,6 +181,102 @@ def test_class_names_in_other_alphabets(tmp_path: Path, capsys: pytest.CaptureFi
 def test_numbers_as_class_names_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder(photos(tmp_path, {"0": 4, "1": 4}))
     assert "these are numbers: 0, 1" in capsys.readouterr().out
+
+
+def test_a_loop_of_links_is_walked_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = photos(tmp_path / "photos", {"a": 6, "b": 4})
+    (path / "a/loop").symlink_to(path / "a")
+    dataset = folder(path)
+    assert sum(label == 0 for part in ("train_x", "val", "test") for _, label, _ in rows(dataset, part)) == 6
+    assert "a/loop" in capsys.readouterr().out
+    assert folder(path, DUPLICATES="allow").num_classes == 2, "never followed"
+
+
+def test_a_link_to_a_folder_elsewhere_is_followed(tmp_path: Path) -> None:
+    path = photos(tmp_path / "photos", {"a": 4, "b": 4})
+    photos(tmp_path / "elsewhere", {"more": 6})
+    (path / "a/more").symlink_to(tmp_path / "elsewhere/more")
+    dataset = folder(path)
+    assert sum(len(rows(dataset, part)) for part in ("train_x", "val", "test")) == 14
+
+
+def test_copies_within_a_class_count_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """They are dropped before the class is cut, or one would be tested on what one has trained on."""
+    path = photos(tmp_path / "photos", {"a": 6, "b": 6})
+    alone = [rows(folder(path), part) for part in ("train_x", "val", "test")]
+    for i in range(6):
+        shutil.copy(path / f"a/{i:02d}.jpg", path / f"a/copy {i}.jpg")
+    (path / "b/link.jpg").symlink_to("00.jpg")
+    (path / "b/twin.jpg").hardlink_to(path / "b/01.jpg")
+    capsys.readouterr()
+    assert [rows(folder(path), part) for part in ("train_x", "val", "test")] == alone
+    said = capsys.readouterr().out
+    assert "8 files are left out: 8 images are there more than once" in said and "a/00.jpg = a/copy 0.jpg" in said
+    assert len(folder(path, DUPLICATES="allow").train_x) == 10
+
+
+def test_one_image_in_two_classes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = photos(tmp_path / "photos", {"a": 6, "b": 6})
+    shutil.copy(path / "a/03.jpg", path / "b/x.jpg")
+    (path / "b/y.jpg").symlink_to(path / "a/04.jpg")
+    match = r"2 images are in several classes: a/03.jpg = b/x.jpg, a/04.jpg = b/y.jpg. .*DATASET.DUPLICATES drop"
+    expect(ValueError, match, PATH=path)
+    capsys.readouterr()
+    kept = folder(path, DUPLICATES="drop")
+    said = capsys.readouterr().out
+    assert "a/03.jpg = b/x.jpg" in said and "4 files are left out: 2 images are in several classes" in said
+    found = {image for part in ("train_x", "val", "test") for image, _, _ in rows(kept, part)}
+    assert len(found) == 10 and not found & {"a/03.jpg", "b/x.jpg", "a/04.jpg", "b/y.jpg"}, "no label can be right"
+    assert sum(len(rows(folder(path, DUPLICATES="allow"), part)) for part in ("train_x", "val", "test")) == 14
+    expect(
+        ValueError, "DATASET.DUPLICATES must be one of refuse, drop, allow, got 'keep'", PATH=path, DUPLICATES="keep"
+    )
+
+
+def test_one_image_in_training_and_test_is_refused(tmp_path: Path) -> None:
+    for part in ("train", "val", "test"):
+        photos(tmp_path / part, {"a": 4, "b": 4})
+    shutil.copy(tmp_path / "train/a/00.jpg", tmp_path / "test/a/x.jpg")
+    shutil.copy(tmp_path / "train/b/00.jpg", tmp_path / "val/b/x.jpg")
+    match = r"2 images are in several of train, val and test: train/a/00.jpg = test/a/x.jpg, train/b/00.jpg = val/b/x"
+    expect(ValueError, match, PATH=tmp_path)
+    kept = folder(tmp_path, DUPLICATES="drop")
+    assert [len(part) for part in (kept.train_x, kept.val, kept.test)] == [6, 9, 9], "the test images stay as they are"
+    assert ["train/a/00.jpg", 0, "a"] not in rows(kept, "train_x")
+
+
+def test_copies_in_a_list(tmp_path: Path) -> None:
+    lines = ["path,label,split"] + [f"{i}.jpg,{'ab'[i % 2]},{('train', 'test')[i % 4 // 2]}" for i in range(8)]
+    path = write_list(tmp_path / "list.csv", lines)
+    path.write_text("\n".join([*lines, "0.jpg,a,train", f"{tmp_path}/1.jpg,b,train"]))
+    assert len(read("CSV", PATH=path).train_x) == 4
+    path.write_text("\n".join([*lines, "./0.jpg,b,train"]))
+    expect(ValueError, r"1 image is in several classes: 0.jpg = ./0.jpg", name="CSV", PATH=path)
+    path.write_text("\n".join([*lines, "2.jpg,a,train"]))
+    expect(ValueError, r"several of train, val and test: 2.jpg = 2.jpg", name="CSV", PATH=path)
+
+
+def test_only_images_of_one_size_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of large ones only samples, until these agree."""
+    path = tmp_path / "photos"
+    for i in range(8):
+        write(path / "ab"[i % 2] / f"{i}.png", photo(i) + bytes(100 * i))
+    large = [bytes(10) + bytes([i]) + bytes(20_000) for i in range(4)]
+    for i, content in enumerate(large):
+        write(path / "ab"[i % 2] / f"large {i}.tif", content)
+    for name in ("a/empty.jpg", "b/empty.jpg"):  # left to those who decode images
+        write(path / name, b"")
+
+    sampled, hashed = [], []
+    sample, whole = duplicates.sample, duplicates.sha256_of
+    monkeypatch.setattr(duplicates, "sample", lambda file: sampled.append(Path(file).name) or sample(file))
+    monkeypatch.setattr(duplicates, "sha256_of", lambda file: hashed.append(Path(file).name) or whole(file))
+    folder(path)
+    assert sorted(sampled) == [f"large {i}.tif" for i in range(4)]
+    assert not hashed
+    shutil.copy(path / "a/large 0.tif", path / "b/copy.tif")
+    expect(ValueError, "a/large 0.tif = b/copy.tif", PATH=path)
+    assert sorted(hashed) == ["copy.tif", "large 0.tif"]
 
 
 def expect(error: type[Exception], match: str, name: str = "Folder", **settings: object) -> None:

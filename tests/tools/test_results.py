@@ -8,7 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+import train
+from dassl.config import flatten_cfg
 from tests.tools.runs_on_disk import STEMS, make_pair, make_run
 from tools.results import published
 from tools.results.__main__ import main
@@ -109,19 +112,32 @@ def test_every_printed_number_is_plausible_has_a_source_and_occurs_once():
     assert not [row for row in rows if row.method == "RPP"]  # its tables are not public
 
 
-def test_variants_have_their_own_printed_rows():
+VARIANTS = [  # method, settings' file, H of the average
+    ("IVLP", "vit_b16_c2_ep5_batch4_2+2ctx", 77.90),
+    ("IVLP", "vit_b16_c2_ep20_batch4_4+4ctx", 77.51),
+    ("IVLP", "vit_b16_c2_ep5_batch4_4ctx_language_only", 77.56),
+    ("MaPLe", "vit_b16_c2_ep5_batch4_2ctx", 78.55),
+    ("MaPLe", "vit_b16_c2_ep5_batch4_2ctx_unified", None),
+    ("MaPLe", "vit_b16_c2_ep5_batch4_2ctx_shallow", None),
+    ("CoOp", "vit_b16_ctxv1", 71.66),
+    ("CoOp", "vit_b16_ep10_batch1_ctxv1", None),
+]
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize(("method", "setting", "expected"), VARIANTS)
+def test_variants_have_their_own_printed_rows(
+    method: str, setting: str, expected: float | None, recorded: bool, tmp_path: Path
+):
+    """By the options of a run that says them, whatever its folder; by the folder's name of one that does not."""
+    config = yaml.safe_load(Path(f"configs/trainers/{method}/{setting}.yaml").read_text())
+    section = config.setdefault("TRAINER", {}).setdefault(method.upper(), {})
+    section.setdefault("UNIFIED", False)
+    folder = tmp_path / f"base2new/train_base/dtd/shots_16/{method}/{'anything' if recorded else setting}/seed1"
+    make_run(folder, 80.0, config if recorded else {}, trainer=method)
     rows = published.select("base2new", "ViT-B/16", 16)
-
-    def average_h(method: str, setting: str) -> float | None:
-        found = published.find(rows, method, setting, "average", "H")
-        return found and found.value
-
-    assert average_h("IVLP", "vit_b16_c2_ep5_batch4_2+2ctx") == 77.90
-    assert average_h("IVLP", "vit_b16_c2_ep20_batch4_4+4ctx") == 77.51
-    assert average_h("IVLP", "vit_b16_c2_ep5_batch4_4ctx_language_only") == 77.56
-    assert average_h("IVLP", "something_else") is None
-    assert average_h("MaPLe", "vit_b16_c2_ep5_batch4_2ctx") == average_h("MaPLe", "") == 78.55
-    assert average_h("MaPLe", "vit_b16_c2_ep5_batch4_2ctx_unified") is None
+    found = published.find(rows, read_runs([tmp_path]), "average", "H")
+    assert (found and found.value) == expected
 
 
 # Tables
@@ -234,6 +250,80 @@ def test_run_made_by_hand_shows_up(tmp_path: Path):
     (row,) = table_of(tmp_path, "base2new").rows.values()
     assert row["dtd", "H"].sample.mean == pytest.approx(harmonic_mean(80, 60))
     assert len(row["dtd", "H"].sample.by_seed) == 2
+
+
+# The record counts, not the folder's name
+
+
+def test_shots_of_the_record_count(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Of a training run and, through it, of its evaluations; one warning for the whole tree."""
+    for seed in (1, 2):
+        make_pair(tmp_path, 80.0, 70.0, seed, num_shots=4)
+    table = table_of(tmp_path, "base2new")
+    assert table.shots == 4 and table.title.endswith("4 shots")
+    assert not [result for row in table.rows.values() for result in row.values() if result.published]  # of 16 shots
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "shots_16" in line and "16 shots" in line and "record says 4" in line and "3 more" in line
+
+
+def test_shots_of_transferred_prompts_are_those_of_the_recorded_training(tmp_path: Path):
+    """An evaluation's own -1 is about its test data, and the folder's name counts only if nothing is recorded."""
+    trained = make_run(tmp_path / "home/imagenet/MaPLe/xd_16shots/seed1", 70.0, num_shots=4, dataset="ImageNet")
+    config = {"DATASET": {"NAME": "ImageNet", "NUM_SHOTS": 4}}
+    (trained / "config.yaml").write_text(json.dumps(config))
+    facts = {"num_shots": -1, "eval_only": True}
+    for name, model_dir in (("EuroSAT", str(trained)), ("DescribableTextures", str(tmp_path / "gone"))):
+        where = tmp_path / f"away/evaluation/MaPLe/xd_16shots/{STEMS[name]}/seed1"
+        make_run(where, 40.0, dataset=name, model_dir=model_dir, **facts)
+    for roots in (
+        [tmp_path / "home", tmp_path / "away"],
+        [tmp_path / "away"],
+    ):  # found or not, it is on record
+        found = {run.dataset: (run.shots, run.source) for run in read_runs(roots)}
+        assert found["eurosat"] == (4, "imagenet") and found["dtd"] == (16, "")
+
+
+@pytest.mark.parametrize(
+    ("folder", "facts", "words"),
+    [
+        ("eurosat/MaPLe/x_16shots/seed1", {}, "data set eurosat, but the record says dtd"),
+        ("dtd/CoOp/x_16shots/seed1", {}, "method CoOp, but the record says MaPLe"),
+        ("dtd/MaPLe/x_16shots/seed3", {"seed": 1}, "seed 3, but the record says 1"),
+        ("photos/mine/x_16shots/seed1", {}, ""),  # folders of a user's own, which say nothing
+        ("dtd/ZeroshotCLIP/x_16shots/seed1", {"trainer": "ZeroshotCLIP", "eval_only": True}, ""),
+    ],
+)
+def test_folders_that_contradict_the_record(
+    folder: str, facts: dict, words: str, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    make_run(tmp_path / folder, 80.0, **facts)
+    (run,) = read_runs([tmp_path])
+    assert (run.dataset, run.seed) == ("dtd", 1)
+    error = capsys.readouterr().err
+    assert (words in error and error.count("\n") == 1) if words else not error
+
+
+MAPLE = {"N_CTX": 2, "PROMPT_DEPTH": 9, "UNIFIED": False}
+
+
+@pytest.mark.parametrize(
+    ("setting", "changes", "expected"),
+    [("x", {}, 80.36), ("x_unified", {}, 80.36), ("x", {"UNIFIED": True}, None), ("x", {"PROMPT_DEPTH": 1}, None)],
+)
+def test_published_numbers_are_those_of_the_options(
+    setting: str, changes: dict, expected: float | None, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    config = {"TRAINER": {"MAPLE": {**MAPLE, **changes}}}
+    make_pair(tmp_path, 80.0, 70.0, setting=setting, config=config)
+    base = next(one for one in records(capsys, tmp_path) if one["metric"] == "base")
+    assert base["published"] == expected
+
+
+def test_options_of_published_rows_exist():
+    """A key that no config has would quietly choose by the folder's name."""
+    for row in {(row.method, row.options): row for row in published.load() if row.options}.values():
+        known = flatten_cfg(train.setup_cfg(train.parse_args(["--trainer", row.method])))
+        assert published.options_of(row).keys() <= known.keys()
 
 
 def test_own_images_are_named_by_their_path(tmp_path: Path):
@@ -369,6 +459,61 @@ def test_broken_and_unfinished_runs_are_named_and_left_out(tmp_path: Path, capsy
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 4 and all(line.startswith("warning: ") for line in errors)
     assert all(any(f"{name}/seed1" in line for line in errors) for name in ("cut", "list", "config", "running"))
+
+
+BROKEN = {  # what a record holds where something else belongs: the warning names the entry
+    "NaN": ({"results": {"test": {"accuracy": math.nan}}}, "accuracy must be a number from 0 to 100, but is nan"),
+    "text": ({"results": {"test": {"accuracy": "80"}}}, "accuracy must be a number from 0 to 100, but is '80'"),
+    "range": ({"results": {"test": {"accuracy": 4120.0}}}, "accuracy must be a number from 0 to 100, but is 4120.0"),
+    "null": ({"results": {"test": {"accuracy": None}}}, "accuracy must be a number from 0 to 100, but is None"),
+    "truth": ({"results": {"test": {"accuracy": True}}}, "accuracy must be a number from 0 to 100, but is True"),
+    "no accuracy": ({"results": {"test": {}}}, "results.test.accuracy is missing"),
+    "result": ({"results": {"test": [80.0]}}, "results.test must be a mapping"),
+    "results": ({"results": [80.0]}, "results must be a mapping"),
+    "f1": ({"results": {"test": {"accuracy": 80.0, "macro_f1": "79"}}}, "macro_f1 must be a number from 0 to 100"),
+    "class": (
+        {"per_class": [{"label": 0, "classname": ["a"], "accuracy": 1.0}]},
+        "classname must be a name",
+    ),
+    "class's label": (
+        {"per_class": [{"label": {}, "classname": "a", "accuracy": 1.0}]},
+        "label must be a whole number",
+    ),
+    "class's accuracy": ({"per_class": [{"label": 0, "classname": "a"}]}, "per_class[0].accuracy is missing"),
+    "name": ({"trainer": ["MaPLe"]}, "trainer must be a name, but is ['MaPLe']"),
+    "no name": ({"dataset": None}, "dataset must be a name, but is None"),
+    "backbone": ({"backbone": {}}, "backbone must be a name"),
+    "seed": ({"seed": 1.5}, "seed must be a whole number, but is 1.5"),
+    "shots": ({"num_shots": "16"}, "num_shots must be a whole number from -1, but is '16'"),
+    "half": ({"subsample_classes": "old"}, "subsample_classes must be all, base or new, but is 'old'"),
+    "eval": ({"eval_only": "no"}, "eval_only must be true or false"),
+    "date": ({"finished": 5}, "finished must be a text"),
+    "prompts": ({"model_dir": "a\0b"}, "model_dir must be a path"),
+    "history": ({"history": {"epoch": 1}}, "history must be a list"),
+    "epoch": ({"history": [{"epoch": "1", "loss": 1.0}]}, "history[0].epoch must be a whole number"),
+    "loss": ({"history": [{"epoch": 1, "loss": math.inf}]}, "history[0].loss must be a finite number, but is inf"),
+    "own images": ({"config": {"DATASET": {"PATH": ["a"]}}}, "DATASET.PATH must be a path"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_run_with_a_value_that_cannot_be_is_left_out(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Which and why is said in one line; the table of the others is printed."""
+    facts, message = BROKEN[kind]
+    make_run(tmp_path / "bad/seed1", 80.0, **facts)
+    make_run(tmp_path / "good/seed1", 80.0)
+    assert main([str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1 and f"{tmp_path / 'bad/seed1/metrics.json'}" in err and message in err
+    assert "80.00" in out
+
+
+def test_runs_on_all_images_have_a_column(tmp_path: Path, capsys: pytest.CaptureFixture):
+    make_run(tmp_path / "all/seed1", 82.0, num_shots=-1)
+    make_run(tmp_path / "few/seed1", 80.0, num_shots=4)
+    assert main([str(tmp_path)]) == 0
+    lines = [re.split(r"\s{2,}", line.strip()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[1][-2:] == ["4 shots", "all images"] and lines[3][-2:] == ["80.00", "82.00"]
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,7 @@ def lay_beside_published(table: Table) -> Table:
     printed = published_rows(table)
     for row in table.rows.values():
         for (dataset, column), result in row.items():
-            run = result.runs[0]
-            found = published.find(printed, run.method, run.setting, dataset, column)
+            found = published.find(printed, result.runs, dataset, column)
             if found and _comparable(table, (dataset, column), result):
                 row[dataset, column] = replace(result, published=found)
     return table

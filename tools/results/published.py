@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from .runs import PROJECT
+from .runs import PROJECT, Run
 
 FOLDER = PROJECT / "published"
 
@@ -17,13 +17,15 @@ FOLDER = PROJECT / "published"
 class Published:
     """One printed number, in percent.
 
-    cfg: regular expression of the settings it belongs to, since papers print variants too; shots and source_dataset:
-    "" for any. dataset: stem of its config file, or ``average``. metric: base, new, H or accuracy.
+    options: ``KEY=VALUE ...``, the configuration it belongs to, since papers print variants too; cfg: regular
+    expression of the settings' names, for runs that have no configuration on record. shots and source_dataset: "" for
+    any. dataset: stem of its config file, or ``average``. metric: base, new, H or accuracy.
     """
 
     protocol: str
     method: str
     cfg: str
+    options: str
     backbone: str
     shots: str
     source_dataset: str
@@ -56,8 +58,19 @@ def select(protocol: str, backbone: str, shots: int | None = None, source_datase
     ]
 
 
-def find(rows: list[Published], method: str, setting: str, dataset: str, metric: str) -> Published | None:
-    """The printed value beside one of ours."""
-    key = (method, dataset, metric)
-    fitting = (row for row in rows if (row.method, row.dataset, row.metric) == key and re.fullmatch(row.cfg, setting))
-    return next(fitting, None)
+def options_of(row: Published) -> dict[str, str]:
+    return dict(pair.split("=", 1) for pair in row.options.split())
+
+
+def find(rows: list[Published], runs: Sequence[Run], dataset: str, metric: str) -> Published | None:
+    """The printed value beside a result of ours, which is of ``runs``: if all of them have the row's options."""
+    key = (runs[0].method, dataset, metric)
+    same = (row for row in rows if (row.method, row.dataset, row.metric) == key)
+    return next((row for row in same if all(_fits(row, run) for run in runs)), None)
+
+
+def _fits(row: Published, run: Run) -> bool:
+    wanted = options_of(row)
+    if wanted.keys() <= run.config.keys():
+        return all(str(run.config[name]) == value for name, value in wanted.items())
+    return re.fullmatch(row.cfg, run.setting) is not None

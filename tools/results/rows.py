@@ -5,6 +5,7 @@ Averages over data sets and harmonic means are further results of the same kind.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ BENCHMARK = (
 IMAGENET_SHIFTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
 TINY_SHIFTS = ("tiny_source_tint", "tiny_source_noise", "tiny_source_sketch", "tiny_source_warp")
 AVERAGE = "average"
+ALL_IMAGES = "all images"  # the column after those of 1, 2, 4, ... shots
 ORDER = {name: place for place, name in enumerate(("imagenet_21k", "tiny_source", *BENCHMARK, *IMAGENET_SHIFTS))}
 ORDER |= {"xd": 101, "dg": 102, "all": 103}  # a data set that is not listed: 100
 COLUMNS = ("base", "new", "H", "accuracy", AVERAGE)
@@ -165,7 +167,9 @@ def _place(key: Key) -> tuple[bool, int, str, int]:
 
 
 def column_place(column: str) -> int:
-    """Sorts columns: base, new, H; shots as numbers."""
+    """Sorts columns: base, new, H; shots as numbers, all images last."""
+    if column == ALL_IMAGES:
+        return sys.maxsize
     return int(column) if column.isdecimal() else COLUMNS.index(column)
 
 

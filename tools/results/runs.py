@@ -15,18 +15,22 @@ import yaml
 
 from dassl.config import flatten_cfg
 from dassl.utils import read_json
+from train import method_names
+
+from .checks import INTEGER, MAPPING, NAME, PATH, check_run, require
 
 PROJECT = Path(__file__).resolve().parents[2]
 METHOD_NAMES = {"ZeroshotCLIP": "CLIP", "ZeroshotCLIP2": "CLIP (ensemble)"}
 _SHARED_WITH_ORIGIN = ("method", "setting", "shots", "seed", "backbone")
 SOURCES = ("imagenet_21k", "imagenet", "tiny_source")  # what prompts are usually transferred from
 
-# The family's folders. Everything else about a run is read from its files.
+# The family's folders: they name the settings, and tell the rest of what nothing is recorded.
 _SHOTS = r"(?P<setting>[^/]+)_(?P<shots>\d+)shots(?P<extra>(?:/[^/]+)*?)"
+_METHOD, _SEED = r"(?P<method>[^/]+)", r"seed(?P<seed>\d+)"
 LAYOUTS = (
-    r"base2new/[^/]+/(?P<dataset>[^/]+)/shots_(?P<shots>\d+)/[^/]+/(?P<setting>.+)/seed\d+",
-    rf"evaluation/[^/]+/{_SHOTS}/(?P<dataset>[^/]+)/seed\d+",
-    rf"(?P<dataset>[^/]+)/[^/]+/{_SHOTS}/seed\d+",
+    rf"base2new/[^/]+/(?P<dataset>[^/]+)/shots_(?P<shots>\d+)/{_METHOD}/(?P<setting>.+)/{_SEED}",
+    rf"evaluation/{_METHOD}/{_SHOTS}/(?P<dataset>[^/]+)/{_SEED}",
+    rf"(?P<dataset>[^/]+)/{_METHOD}/{_SHOTS}/{_SEED}",
 )
 
 
@@ -81,7 +85,8 @@ def warn(message: str) -> None:
 def read_runs(paths: Iterable[Path]) -> list[Run]:
     """All evaluated runs below ``paths``, evaluations linked to the run they loaded.
 
-    Broken and unfinished runs are left out with a warning. ``FileNotFoundError`` if no run is left.
+    Broken and unfinished runs are left out with a warning; a record counts, not what its folder is called, and one
+    warning tells where the two differ. ``FileNotFoundError`` if no run is left.
     """
     runs: dict[Path, Run] = {}
     for root in paths:
@@ -93,27 +98,51 @@ def read_runs(paths: Iterable[Path]) -> list[Run]:
             f"no usable metrics.json below {', '.join(map(str, paths))}: a run writes one into its OUTPUT_DIR when it "
             "has been evaluated; give the folder that holds the runs, such as output"
         )
-    return list(_link(runs))
+    linked = list(_link(runs))
+    if different := [text for run in linked if (text := _contradiction(run))]:
+        more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
+        warn(f"folders whose names contradict what is recorded in them, which counts: {different[0]}{more}")
+    return linked
+
+
+def _contradiction(run: Run) -> str:
+    """What the family's folder layout tells of a run otherwise than its record; "" if nothing."""
+    told = parse_layout(run.folder)
+    names = {"method": METHOD_NAMES.get(told.get("method", ""), told.get("method"))}
+    names["data set"] = _dataset_stems().get(told.get("dataset", ""), told.get("dataset"))
+    known = {*method_names(), *METHOD_NAMES.values(), *_dataset_stems().values()}  # others are somebody's own folders
+    recorded = {"method": run.method, "data set": run.dataset, "seed": str(run.seed), "shots": str(run.shots)}
+    found = {what: name for what, name in names.items() if name in known}
+    if told:
+        found |= {"seed": told["seed"]} | ({} if run.zero_shot else {"shots": told["shots"]})
+    words = [
+        f"{f'{name} shots' if what == 'shots' else f'{what} {name}'}, but the record says {recorded[what]}"
+        for what, name in found.items()
+        if name != recorded[what]
+    ]
+    return f"{run.folder} says {'; '.join(words)}" if words else ""
 
 
 def _read_run(folder: Path, root: Path) -> Run | None:
     """``None``, after a warning, if the files are broken or hold no test result."""
     try:
         metrics = read_json(str(folder / "metrics.json"))
+        require(metrics, "the record", MAPPING)
+        require(metrics.get("results"), "results", MAPPING)
         results = metrics["results"].get("test")
         if results is None or metrics.get("status") == "running":
             return warn(f"{folder} is left out: not finished, or not evaluated on the test split")
         return _make_run(folder, root, metrics, results)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        return warn(f'"{folder / "metrics.json"}" is broken and left out: {type(error).__name__}: {error}')
+    except (ValueError, OSError) as error:
+        return warn(f'"{folder / "metrics.json"}" is broken and left out: {error}')
 
 
 def _make_run(folder: Path, root: Path, metrics: dict[str, Any], results: dict[str, Any]) -> Run:
+    check_run(metrics, results)
     method = METHOD_NAMES.get(metrics["trainer"], metrics["trainer"])
     zero_shot, place = method in METHOD_NAMES.values(), parse_layout(folder)
     config = _read_config(folder)
     dataset = _dataset_name(metrics["dataset"], config)
-    float(results["accuracy"])
     return Run(
         folder=folder,
         method=method,
@@ -121,7 +150,7 @@ def _make_run(folder: Path, root: Path, metrics: dict[str, Any], results: dict[s
         backbone=metrics["backbone"],
         dataset=dataset,
         classes=metrics["subsample_classes"],
-        shots=0 if zero_shot else int(place.get("shots", metrics["num_shots"])),
+        shots=0 if zero_shot else _shots(metrics, place),
         seed=metrics["seed"],
         eval_only=metrics["eval_only"],
         finished=metrics.get("finished", ""),
@@ -130,6 +159,13 @@ def _make_run(folder: Path, root: Path, metrics: dict[str, Any], results: dict[s
         history=metrics.get("history", []),
         config=config,
     )
+
+
+def _shots(metrics: dict[str, Any], place: dict[str, str]) -> int:
+    """As recorded. An evaluation on all images does not say how many its prompts were trained on: its folder may."""
+    if metrics["num_shots"] >= 1:
+        return metrics["num_shots"]
+    return int(place.get("shots", -1)) if metrics["eval_only"] else -1
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -165,6 +201,7 @@ def _dataset_stems() -> dict[str, str]:
 
 def _dataset_name(registered: str, config: dict[str, Any]) -> str:
     own_images = config.get("DATASET.PATH", "")
+    require(own_images, "DATASET.PATH", PATH)
     return Path(own_images).stem if own_images else _dataset_stems().get(registered, registered)
 
 
@@ -184,7 +221,19 @@ def _link(runs: dict[Path, Run]) -> Iterator[Run]:
                 model_dir=run.model_dir or str(origin.folder),
             )
         else:
-            yield replace(run, source=parse_layout(run.model_dir).get("dataset", "") if run.model_dir else "")
+            yield _with_recorded_training(run) or replace(run, source=parse_layout(run.model_dir).get("dataset", ""))
+
+
+def _with_recorded_training(run: Run) -> Run | None:
+    """An evaluation with what the folder it loaded from has on record; ``None`` if that is gone, or nothing usable."""
+    try:
+        config = _read_config(Path(run.model_dir)) if run.model_dir else {}
+        require(config.get("DATASET.NAME"), "DATASET.NAME", NAME)
+        require(config.get("DATASET.NUM_SHOTS"), "DATASET.NUM_SHOTS", INTEGER)
+    except (ValueError, OSError):
+        return None
+    shots = config["DATASET.NUM_SHOTS"] if config["DATASET.NUM_SHOTS"] >= 1 else -1
+    return replace(run, shots=shots, config=config, source=_dataset_name(config["DATASET.NAME"], config))
 
 
 def _origin_by_layout(run: Run, trained: list[Run]) -> Run | None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from .comparison import lay_beside_published
 from .rows import (
+    ALL_IMAGES,
     AVERAGE,
     BENCHMARK,
     IMAGENET_SHIFTS,
@@ -84,7 +85,7 @@ def _at_home(run: Run) -> bool:
 
 
 def _fewshot_row(runs: list[Run]) -> dict[Key, Result]:
-    row = measure(runs, lambda run: (run.dataset, str(run.shots)))
+    row = measure(runs, lambda run: (run.dataset, ALL_IMAGES if run.shots < 0 else str(run.shots)))
     for column in {column for _, column in row}:
         add_average(row, column)
     return row
