@@ -154,7 +154,8 @@ def encode_rows(model: CLIP, texts: Texts, plan: PromptPlan | None, memory_gb: f
     context = None if plan is None else plan.input
     per_image = context is not None and context.dim() == 4
     groups = len(context) if per_image else 1
-    layout = texts.layout(packing(model, plan, memory_gb))
+    own_context = context is not None and context.dim() == 3
+    layout = texts.layout(packing(model, own_context, groups, memory_gb))
     prefix = [keys_values.expand(groups, -1, -1) for keys_values in encode_prefix(model, layout.prefix, plan)]
 
     def run(chunk: Chunk, *prefix: Tensor) -> Tensor:
@@ -170,12 +171,11 @@ def encode_rows(model: CLIP, texts: Texts, plan: PromptPlan | None, memory_gb: f
     return features if per_image else features[0]
 
 
-def packing(model: CLIP, plan: PromptPlan | None, memory_gb: float | None) -> Packing:
-    """How ``encode_rows`` packs texts under these prompts; in training and in evaluation not the same."""
-    dim = 0 if plan is None else plan.input.dim()
-    max_rows = None if memory_gb is None else rows_within(memory_gb, model, len(plan.input) if dim == 4 else 1)
+def packing(model: CLIP, own_context: bool, groups: int, memory_gb: float | None) -> Packing:
+    """How ``encode_rows`` packs texts; in training and in evaluation not the same. groups: G of ``encode_suffixes``."""
+    max_rows = None if memory_gb is None else rows_within(memory_gb, model, groups)
     device = model.positional_embedding.device
-    return Packing(device, dim == 3, max_rows, bucket_cost(model, device))
+    return Packing(device, own_context, max_rows, bucket_cost(model, device))
 
 
 def embed(model: CLIP, rows: Rows, context: Tensor | None) -> Tensor:

@@ -29,6 +29,7 @@ def load_prompts(classifier: PromptedCLIP, path: str | Path, epoch: int | None =
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"{path} holds no state dict (names with tensors), but a {type(checkpoint).__name__}")
     weights = prompts_only(checkpoint.get("state_dict", checkpoint), method)
+    method.resize(weights)
     load_exactly(method, weights, path)
     trained_on = checkpoint.get("trained_on")
     classifier.trained_on = tuple(trained_on) if trained_on else None

@@ -22,18 +22,19 @@ class Context:
     """The context of a class name: its first ``length`` tokens are learnable, the phrase's other words stay.
 
     phrase: words in front of the name that the context starts from; empty: a random start. position: of the name among
-    the tokens, end, middle or front (CoOp).
+    the tokens, end, middle or front (CoOp). copies: 0 for a context that all classes share, else one for each of them.
     """
 
     length: int
     phrase: str = ""
     position: str = "end"
+    copies: int = 0
 
     @classmethod
-    def of_phrase(cls, phrase: str, length: int, position: str = "end") -> Context:
-        """CoOp's rule: as many tokens as the phrase has words, ``length`` without a phrase."""
+    def of_phrase(cls, phrase: str, length: int, position: str = "end", copies: int = 0) -> Context:
+        """CoOp's rule: as many tokens as the phrase has words, ``length`` without a phrase; a phrase is shared."""
         phrase = phrase.replace("_", " ")
-        return cls(len(phrase.split()) or length, phrase, position)
+        return cls(len(phrase.split()) or length, phrase, position, 0 if phrase else copies)
 
     @classmethod
     def first_tokens(cls, phrase: str, length: int) -> Context:
@@ -43,11 +44,14 @@ class Context:
     def texts(self, names: Sequence[str]) -> Texts:
         return Texts.from_names(names, self.phrase, self.length, self.position)
 
-    def start(self, clip: CLIP, *copies: int) -> Tensor:
-        """(P, D) token embeddings of the phrase's first tokens, or N(0, 0.02^2) without a phrase; fp32. With ``copies``
-        a random start for each of so many: (copies, P, D)."""
+    def start(self, clip: CLIP) -> Tensor:
+        """(P, D) token embeddings of the phrase's first tokens, or N(0, 0.02^2) without a phrase; fp32.
+
+        With ``copies`` a random start for each: (C, P, D).
+        """
         if not self.phrase:
-            return STD * torch.randn(*copies, self.length, clip.transformer.width)
+            shape = (self.length, clip.transformer.width)
+            return STD * torch.randn(*((self.copies, *shape) if self.copies else shape))
         texts = Texts.from_strings([self.phrase])
         if (found := int(texts.lengths[0]) - 2) < self.length:
             raise ValueError(
@@ -59,7 +63,9 @@ class Context:
 
 
 def random_prompts(depth: int, num_tokens: int, width: int) -> nn.ParameterList:
-    """(P, D) prompts for ``depth`` layers, N(0, 0.02^2) each."""
+    """(P, D) prompts for ``depth`` layers, N(0, 0.02^2) each; ValueError for prompts of no tokens."""
+    if depth and num_tokens < 1:
+        raise ValueError(f"A prompt needs at least 1 token, but its length (N_CTX) is {num_tokens}")
     return nn.ParameterList(STD * torch.randn(num_tokens, width) for _ in range(depth))
 
 

@@ -24,12 +24,11 @@ class CoOp(Method):
 
     def __init__(self, clip: CLIP, options: Options | None = None, num_classes: int = 0) -> None:
         super().__init__(clip, options)
-        chosen = self.options
-        self.context = Context.of_phrase(chosen.CTX_INIT, chosen.N_CTX, chosen.CLASS_TOKEN_POSITION)
-        own = chosen.CSC and not self.context.phrase
-        if own and not num_classes:
+        chosen, position = self.options, self.options.CLASS_TOKEN_POSITION
+        if chosen.CSC and not (num_classes or chosen.CTX_INIT):
             raise ValueError(f"{self.section()}.CSC, a context per class, needs the number of classes")
-        self.ctx = nn.Parameter(self.context.start(clip, *([num_classes] if own else [])))
+        self.context = Context.of_phrase(chosen.CTX_INIT, chosen.N_CTX, position, num_classes if chosen.CSC else 0)
+        self.ctx = nn.Parameter(self.context.start(clip))
 
     def prompts(self) -> Prompts:
         return Prompts(text=PromptPlan(self.ctx))

@@ -18,8 +18,8 @@ class IVLP(Method):
 
     @dataclass(frozen=True)
     class Options(Method.Options):
-        N_CTX_TEXT: int = option(2, least=1)
-        N_CTX_VISION: int = option(2, least=1)
+        N_CTX_TEXT: int = option(2, least=0)
+        N_CTX_VISION: int = option(2, least=0)
         PROMPT_DEPTH_TEXT: int = option(9, least=0)
         PROMPT_DEPTH_VISION: int = option(9, least=0)
         CTX_INIT: str = "a photo of a"

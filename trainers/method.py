@@ -33,8 +33,8 @@ class Needs:
     """What a method's loss reads besides an image, or its cached feature, and a label; the trainer serves it.
 
     images: the pixels, so that cached features of the frozen encoder will not do. views: of each image, augmented
-    apart, in ``Batch.views``. unlabelled: all training images of the data set, whose labels are not to be read. sampling:
-    candidate classes drawn for each batch, in ``Batch.candidates``.
+    apart, in ``Batch.views``. unlabelled: all training images of the data set, whose labels are not to be read.
+    sampling: candidate classes drawn for each batch, in ``Batch.candidates``.
     """
 
     images: bool = False
@@ -127,7 +127,7 @@ class Method(nn.Module):
         return classification_terms(chosen.corrected(logits), chosen.target)
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
-        """Add the gradients of the terms, all scaled alike, to the parameters' own."""
+        """Give the parameters, whose gradients are empty, those of the terms, which are all scaled alike."""
         sum(losses.values()).backward()
 
     def begin(self, classifier: PromptedCLIP, data: Data) -> None:
@@ -135,6 +135,9 @@ class Method(nn.Module):
 
     def end_epoch(self, done: int, total: int, classifier: PromptedCLIP, data: Data) -> None:
         """After each epoch, before it is evaluated and saved: ``done`` of ``total`` epochs."""
+
+    def resize(self, state: Mapping[str, Tensor]) -> None:
+        """Before a checkpoint is loaded: give parameters sizes that only the file knows, such as that of a cache."""
 
     def published_names(self) -> dict[str, str]:
         """Parameter name -> key in checkpoints, where the published files' differ."""

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from clip import CLIP, PromptPlan, Texts
 from clip.clip import PIXEL_MEAN, PIXEL_STD, image_transform
 from clip.text import packing
-from clip.transfer import to_device
 from dassl.utils import read_image
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ class PromptedCLIP(nn.Module):
         self.classnames = [name.replace("_", " ") for name in classnames]
         self.texts = self.method.wording(self.classnames)
         self._kept: Tensor | None = None  # class features under the method's prompts, while they cannot change
-        self._handwritten: dict[tuple[str, ...], Tensor] = {}
+        self._handwritten: dict[tuple[bool | str, ...], Tensor] = {}
 
     def train(self, mode: bool = True) -> PromptedCLIP:
         """The frozen CLIP stays in eval mode (the ResNets have batch norm)."""
@@ -109,12 +108,15 @@ class PromptedCLIP(nn.Module):
         """Some classes by their indices (K,), best on the host: their texts are packed there and travel to the device
         in one copy that nobody waits for. ``passengers``, tensors in dataclasses and tuples, travel with them."""
         index = index.cpu()
-        texts, plan = self.texts.select(index), self.method.prompts().text
-        if plan is None:
-            index, passengers = to_device((index, passengers), self.device)
-            return Subset(index, texts), passengers
-        index, passengers = texts.pack(packing(self.clip, plan, self.memory_gb), (index, passengers))
+        texts = self.texts.select(index)
+        how = packing(self.clip, self.method.context.copies > 0, 1, self.memory_gb)
+        index, passengers = texts.pack(how, (index, passengers))
         return Subset(index, texts), passengers
+
+    @property
+    def is_trained_on_these(self) -> bool:
+        """Whether the class names are those of the training."""
+        return self.trained_on == tuple(self.classnames)
 
     def features(self, image: Tensor | None, classes: Subset | None = None) -> tuple[Tensor | None, Tensor]:
         """Unit-norm image features (B, E) and text features (C, E), or (B, C, E): see ``Method.features``."""
@@ -172,20 +174,22 @@ class PromptedCLIP(nn.Module):
         return unit(self.clip.encode_text(classes.texts, plan and plan.select(classes.index), self.memory_gb))
 
     @torch.no_grad()
-    def zeroshot(self, templates: Sequence[str] = ()) -> Tensor:
-        """(C, E) class features of hand-written templates, the data set's own if none are given.
+    def zeroshot(self, templates: Sequence[str] = (), unit_each: bool = True) -> Tensor:
+        """(C, E) unit-norm class features of hand-written templates, the data set's own if none are given.
 
-        Unit-norm per template, averaged, unit-norm again. Computed once, and not under autocast.
+        The mean over templates, of unit-norm features or (``unit_each`` false) of those that leave CLIP. Computed once,
+        and not under autocast.
         """
-        templates = tuple(templates) or (self.template,)
-        if templates not in self._handwritten:
+        key = (unit_each, *(templates or (self.template,)))
+        if key not in self._handwritten:
             with torch.autocast(self.device.type, enabled=False):
-                self._handwritten[templates] = unit(sum(self._encode_template(template) for template in templates))
-        return self._handwritten[templates]
+                features = (self._encode_template(template) for template in key[1:])
+                self._handwritten[key] = unit(sum(map(unit, features) if unit_each else features))
+        return self._handwritten[key]
 
     def _encode_template(self, template: str) -> Tensor:
         texts = Texts.from_strings([template.format(name) for name in self.classnames])
-        return unit(self.clip.encode_text(texts, memory_gb=self.memory_gb))
+        return self.clip.encode_text(texts, memory_gb=self.memory_gb)
 
     # Prediction -------------------------------------------------------------------------------------------------------
 

@@ -62,8 +62,8 @@ class RPP(Method):
     class Options(Method.Options):
         QKV: str = option("qkv", choices=tuple(VIEWS))
         RESIDUAL: str = option("carry", choices=("carry", "query"))
-        N_CTX_TEXT: int = option(4, least=1)
-        N_CTX_VISION: int = option(4, least=1)
+        N_CTX_TEXT: int = option(4, least=0)
+        N_CTX_VISION: int = option(4, least=0)
         PROMPT_DEPTH_TEXT: int = option(9, least=0)
         PROMPT_DEPTH_VISION: int = option(9, least=0)
         CTX_INIT: str = "a photo of a"

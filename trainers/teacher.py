@@ -23,8 +23,7 @@ class TeacherOptions:
     )
 
     def check(self, where: str) -> None:
-        if self.TEMPLATES not in ("dataset", "ensemble") and "{}" not in self.TEMPLATES:
-            raise ValueError(f"{where}.TEMPLATES must be dataset, ensemble or a text with {{}}, got {self.TEMPLATES!r}")
+        check_templates(self.TEMPLATES, where)
 
 
 ZERO_SHOT_CLIP = TeacherOptions()
@@ -61,5 +60,15 @@ def build_teacher(student: PromptedCLIP, options: TeacherOptions, precision: str
         clip = load_frozen(options.BACKBONE, options.PATH, precision).to(student.device)
         words = (student.template, student.ensemble, student.memory_gb)
         classifier = PromptedCLIP(clip, Method(clip), student.classnames, *words).eval()
-    named = {"dataset": (student.template,), "ensemble": student.ensemble}
-    return Teacher(classifier, named.get(options.TEMPLATES, (options.TEMPLATES,)))
+    return Teacher(classifier, named_templates(student, options.TEMPLATES))
+
+
+def named_templates(classifier: PromptedCLIP, name: str) -> Sequence[str]:
+    """What the option TEMPLATES names: ``dataset``, ``ensemble``, or itself."""
+    return {"dataset": (classifier.template,), "ensemble": classifier.ensemble}.get(name, (name,))
+
+
+def check_templates(name: str, where: str, *more: str) -> None:
+    """ValueError for an option TEMPLATES that is no template and names none; ``more``: names of a method's own."""
+    if name not in (known := ("dataset", "ensemble", *more)) and "{}" not in name:
+        raise ValueError(f"{where}.TEMPLATES must be {', '.join(known)} or a text with {{}}, got {name!r}")
