@@ -54,9 +54,10 @@ class PromptedCLIP(nn.Module):
         self.set_classnames(classnames)
 
     def set_classnames(self, classnames: Sequence[str]) -> None:
-        """Classify into these names from now on; underscores become spaces."""
+        """Classify into these names from now on; underscores become spaces. ValueError for words CLIP does not know."""
         self.classnames = [name.replace("_", " ") for name in classnames]
         self.texts = self.wording(self.classnames)
+        check_vocabulary(self.clip, self.texts)
         self._text_cache: tuple[object, Tensor] | None = None
 
     def train(self, mode: bool = True) -> PromptedCLIP:
