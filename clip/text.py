@@ -272,14 +272,24 @@ def check_slots(texts: Texts, plan: PromptPlan | None) -> None:
 
 
 def check_vocabulary(model: CLIP, texts: Texts) -> None:
-    """ValueError naming the words that a model with a small vocabulary does not know."""
+    """ValueError naming the words, whole, that a model with a small vocabulary does not know."""
     if model.known_tokens is None:
         return
-    ids = texts.ids.clamp(min=0)
-    unknown = ids[(texts.ids > 0) & ~model.known_tokens[ids]].unique().tolist()
-    if unknown:
-        words = ", ".join(repr(tokenizer().decode([i]).strip()) for i in unknown[:5])
+    misses = (texts.ids > 0) & ~model.known_tokens[texts.ids.clamp(min=0)]
+    words: dict[str, None] = {}  # in the order of the texts
+    for ids in texts.ids[misses.any(dim=1)].tolist():
+        word: list[int] = []
+        for token in ids[1:]:
+            if token <= 0:  # a context slot, or padding
+                continue
+            word.append(token)
+            if tokenizer().decoder[token].endswith("</w>"):
+                if not model.known_tokens[word].all():
+                    words[tokenizer().decode(word).strip()] = None
+                word = []
+    if words:
+        shown = ", ".join(map(repr, list(words)[:5])) + (f" and {len(words) - 5} more" if len(words) > 5 else "")
         raise ValueError(
-            f"This model knows a small vocabulary only, without {words}. Use other class names, or a full CLIP"
-            " (MODEL.BACKBONE.NAME ViT-B/16)"
+            f"This model does not know {shown}; 'python -m tools.data words' lists the words of the tiny CLIP. Use"
+            " other class names, or a full CLIP (MODEL.BACKBONE.NAME ViT-B/16)"
         )

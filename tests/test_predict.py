@@ -19,7 +19,7 @@ import predict
 import train
 from clip.clip import PIXEL_MEAN, PIXEL_STD
 from dassl.config import get_cfg_default, merge_from_file, merge_from_list
-from dassl.data.datasets import DATASET_REGISTRY
+from dassl.data.datasets import DATASET_REGISTRY, Datum
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import read_image
 from datasets.embedded import EMBEDDED
@@ -172,6 +172,27 @@ def test_a_broken_image_is_told_and_the_others_are_classified(
     assert predict.main(argv) == 2
     said = capsys.readouterr()
     assert "none of the 2 images" in said.err.splitlines()[-1] and not said.out
+
+
+@pytest.mark.parametrize("program", ["train", "predict"])
+def test_words_that_the_model_does_not_know_are_told_before_an_image_is_read(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(8):
+        path = tmp_path / "photos" / ("red okapi", "xylophones")[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(i))
+    never = lambda *_: pytest.fail("an image is read")  # noqa: E731
+    monkeypatch.setattr(Datum, "load", never)
+    monkeypatch.setattr(predict, "read_image", never)
+    if program == "train":
+        argv = ["--trainer", "CoOp", "--config-file", TINY, "--output-dir", str(tmp_path / "run")]
+        own = ["DATASET.NAME", "Folder", "DATASET.PATH", str(tmp_path / "photos"), "DATASET.NUM_SHOTS", "1"]
+        assert train.main([*argv, *own, "DATALOADER.CACHE", "ram"]) == 2
+    else:
+        assert predict.main(["--images", str(tmp_path), "--classes", "red okapi", "xylophones"]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "does not know 'okapi', 'xylophones'" in last and "python -m tools.data words" in last
 
 
 def test_zero_shot_needs_no_run(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,10 +41,13 @@ class Job:
 
 
 def finished(folder: str) -> datetime | None:
-    """When the run in ``folder`` ended; ``None`` if it has not."""
+    """When the run in ``folder`` ended; ``None`` if it has not. ``ValueError`` for a record that is none."""
     path = Path(folder) / "metrics.json"
     metrics = read_json(str(path)) if path.is_file() else {}
-    return datetime.fromisoformat(metrics["finished"]) if metrics.get("status") == "finished" else None
+    try:
+        return datetime.fromisoformat(metrics["finished"]) if metrics.get("status") == "finished" else None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'"{path}" is no record of a run: remove it, and the run is done again') from error
 
 
 def states(jobs: Sequence[Job]) -> dict[Job, str]:

@@ -53,6 +53,6 @@ class ProGrad(CoOp):
 
 
 def aligned(own: Tensor, general: Tensor, weight: float) -> Tensor:
-    """``own`` less ``weight`` times its projection on ``general`` where the two point apart; ``own`` where they agree."""
+    """``own`` less ``weight`` times its projection on ``general`` where they point apart, ``own`` where they agree."""
     against = (own * general).sum().clamp(max=0)  # 0 where they agree, or where ``general`` is zero
     return own - weight * against / general.square().sum().clamp(min=torch.finfo(own.dtype).tiny) * general

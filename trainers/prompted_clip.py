@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from clip import CLIP, PromptPlan, Texts
 from clip.clip import PIXEL_MEAN, PIXEL_STD, image_transform
-from clip.text import packing
+from clip.text import check_vocabulary, packing
 from dassl.utils import read_image
 
 if TYPE_CHECKING:
@@ -76,9 +76,10 @@ class PromptedCLIP(nn.Module):
         self.set_classnames(classnames)
 
     def set_classnames(self, classnames: Sequence[str]) -> None:
-        """Classify into these names from now on; underscores become spaces."""
+        """Classify into these names from now on; underscores become spaces. ValueError for words CLIP does not know."""
         self.classnames = [name.replace("_", " ") for name in classnames]
         self.texts = self.method.wording(self.classnames)
+        check_vocabulary(self.clip, self.texts)
         self._kept: Tensor | None = None  # class features under the method's prompts, while they cannot change
         self._handwritten: dict[tuple[bool | str, ...], Tensor] = {}
 

@@ -37,7 +37,7 @@ class PromptSRC(IVLP):
             check_templates(self.TEMPLATES, where, "imagenet")
 
     def loss(self, classifier: PromptedCLIP, batch: Batch) -> dict[str, Tensor]:
-        """CE + w_t mean|t - t0| + w_v mean|v - v0| + KL(p0 || p) / (B C): eq. 3 to 6, scaled as in the released code."""
+        """CE + w_t mean|t - t0| + w_v mean|v - v0| + KL(p0 || p) / (B C): eq. 3 to 6, scaled as the released code."""
         image, text = classifier.features(batch.image)
         frozen_image, frozen_text = classifier.encode_image(batch.image), self.frozen_text(classifier)
         logits, frozen = (classifier.cosine_logits(*pair) for pair in ((image, text), (frozen_image, frozen_text)))

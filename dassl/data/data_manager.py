@@ -177,23 +177,32 @@ class DataManager:
         dataset_wrapper: type[Dataset] | None = None,
     ) -> None:
         self.cfg = cfg
+        if cfg.DATALOADER.CACHE not in ("none", "ram"):
+            raise ValueError(f'DATALOADER.CACHE must be "none" or "ram", but got "{cfg.DATALOADER.CACHE}"')
         self.dataset = build_dataset(cfg)
         self._wrapper = dataset_wrapper
         tfm_train = self._transform(custom_tfm_train, is_train=True)
         tfm_test = self._transform(custom_tfm_test, is_train=False)
         loader = cfg.DATALOADER
-        self.train_loader_x = self._loader(self._cached(self.dataset.train_x, "training"), loader.TRAIN_X, tfm_train)
+        self.train_loader_x = self._loader(self.dataset.train_x, loader.TRAIN_X, tfm_train)
         self.train_loader_u = None
         if self.dataset.train_u:
             settings = loader.TRAIN_X if loader.TRAIN_U.SAME_AS_X else loader.TRAIN_U
             self.train_loader_u = self._loader(self.dataset.train_u, settings, tfm_train)
         self.val_loader = None
         if self.dataset.val:
-            val = self._cached(self.dataset.val, "validation")
-            self.val_loader = self._loader(val, loader.TEST, tfm_test, is_train=False)
+            self.val_loader = self._loader(self.dataset.val, loader.TEST, tfm_test, is_train=False)
         self.test_loader = self._loader(self.dataset.test, loader.TEST, tfm_test, is_train=False)
         if cfg.VERBOSE:
             self.show_dataset_summary(cfg)
+
+    def cache_images(self) -> None:
+        """With ``DATALOADER.CACHE ram`` decode the training and validation images, before the first epoch."""
+        if self.cfg.DATALOADER.CACHE != "ram":
+            return
+        for loader, name in ((self.train_loader_x, "training"), (self.val_loader, "validation")):
+            if loader is not None:
+                loader.dataset.data_source = cache_in_ram(loader.dataset.data_source, name)
 
     @property
     def num_classes(self) -> int:
@@ -237,8 +246,3 @@ class DataManager:
             is_train=is_train,
             dataset_wrapper=self._wrapper,
         )
-
-    def _cached(self, items: Sequence[Datum], name: str) -> Sequence[Datum]:
-        if self.cfg.DATALOADER.CACHE not in ("none", "ram"):
-            raise ValueError(f'DATALOADER.CACHE must be "none" or "ram", but got "{self.cfg.DATALOADER.CACHE}"')
-        return cache_in_ram(items, name) if self.cfg.DATALOADER.CACHE == "ram" else items

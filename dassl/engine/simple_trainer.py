@@ -99,6 +99,8 @@ class SimpleTrainer(TrainerBase):
         if not self.start_epoch and os.path.abspath(source) != os.path.abspath(self.output_dir):
             raise FileNotFoundError(f'RESUME: the folder "{source}" holds no checkpoint to go on from')
         self.record.write_config()
+        if dm := getattr(self, "dm", None):
+            dm.cache_images()
         self.init_writer(os.path.join(self.output_dir, "tensorboard"))
         self.time_start = time.time()
 

@@ -246,8 +246,8 @@ def test_unknown_words_of_a_small_vocabulary_are_named() -> None:
     known = Texts.from_names(["red cat"], "a photo of a").ids
     model.known_tokens = torch.zeros(model.vocab_size, dtype=torch.bool).index_fill(0, known.flatten(), True)
     assert model.encode_text(Texts.from_names(["cat", "red red cat"])).shape == (2, 64)
-    with pytest.raises(ValueError, match="without 'blue', 'sea'"):
-        model.encode_text(Texts.from_names(["cat", "blue sea"]))
+    with pytest.raises(ValueError, match=r"does not know 'xylophones', 'sea'; 'python -m tools.data words"):
+        model.encode_text(Texts.from_names(["cat", "red xylophones", "red sea"], num_ctx=1, position="middle"))
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("bf16", 0.05), ("fp16", 0.01)])

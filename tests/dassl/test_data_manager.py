@@ -7,7 +7,7 @@ from torch._utils import ExceptionWrapper
 from torch.utils.data import RandomSampler, SequentialSampler
 
 from dassl.data import DataManager, DatasetWrapper, cache, data_manager
-from dassl.data.cache import cache_in_ram
+from dassl.data.cache import CachedDatum, cache_in_ram
 from dassl.data.data_manager import build_data_loader
 from dassl.data.datasets import Datum
 from dassl.data.transforms import build_transform
@@ -194,8 +194,16 @@ class TestRamCache:
         assert cache._free_memory() > 1e6
 
     def test_it_is_chosen_by_name(self, capsys):
+        """And done when all else is checked, as decoding takes a while."""
         dm = DataManager(toy_cfg("x", "DATALOADER.CACHE", "ram"))
+        assert "Caching" not in capsys.readouterr().out
+        dm.cache_images()
         assert "Caching 27 training images" in capsys.readouterr().out
+        assert all(isinstance(item, CachedDatum) for item in dm.train_loader_x.dataset.data_source)
+        assert all(isinstance(item, CachedDatum) for item in dm.val_loader.dataset.data_source)
         assert len(list(dm.train_loader_x)) == 3
+        plain = DataManager(toy_cfg("x"))
+        plain.cache_images()
+        assert plain.train_loader_x.dataset.data_source is plain.dataset.train_x
         with pytest.raises(ValueError, match='"none" or "ram", but got "disk"'):
             DataManager(toy_cfg("x", "DATALOADER.CACHE", "disk"))

@@ -80,6 +80,14 @@ class TestRun:
         assert metrics["seconds"]["train"] == pytest.approx(sum(epoch["seconds"] for epoch in metrics["history"]))
         assert 0.05 < metrics["peak_memory_gb"] < 50 and metrics["versions"]["torch"] == torch.__version__
 
+    def test_images_are_kept_in_memory_for_training_only(self, tmp_path, capsys):
+        ram = ("DATALOADER.CACHE", "ram")
+        build_trainer(toy_cfg(tmp_path / "evaluated", *ram)).test()
+        assert "Caching" not in capsys.readouterr().out
+        trained(tmp_path / "trained", *ram, "OPTIM.MAX_EPOCH", 1)
+        out = capsys.readouterr().out
+        assert out.index("Caching 27 training") < out.index("Caching 6 validation") < out.index("epoch [1/1]")
+
     def test_config_is_recorded_resolved(self, tmp_path):
         trained(tmp_path, "OPTIM.MAX_EPOCH", 1)
         recorded = yaml.safe_load((tmp_path / "config.yaml").read_text())

@@ -10,7 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
+import clip
 import datasets.verify
+from clip.clip import load_model
+from clip.simple_tokenizer import tokenizer
 from datasets.catalog import CATALOG, Entry, Part, Source
 from tests.datasets.layouts import MAKERS, make, make_all
 from tools.data.__main__ import main
@@ -334,6 +337,21 @@ def test_verify_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_unknown_names(command: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command) == 2
     assert message in one_line(capsys)
+
+
+def test_words_of_the_tiny_clip(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every one is known, whole, and together they are all that is known."""
+    assert main(["words"]) == 0
+    words = capsys.readouterr().out.split()
+    assert {"triangle", "triangles", "checkered", "a", "seven", "7"} <= set(words)
+    assert "kered" not in words and words == sorted(set(words))
+    known = load_model("tiny").known_tokens
+    tokens = clip.tokenize(words).unique().tolist()
+    assert known[tokens].all()
+    rest = {tokenizer().decoder[i] for i in set(known.nonzero().flatten().tolist()) - set(tokens)}
+    assert rest <= {*"!{}", *(f"{mark}</w>" for mark in ("!", "'", ",", "-", ".", ":", ";", "?", "{}"))}, "marks only"
+    told = (Path(__file__).parents[2] / "docs/embedded.md").read_text()
+    assert f"{int(known.sum())} tokens" in told and f"{len(words)} words" in told
 
 
 @pytest.mark.parametrize("command", [[], ["fetch"], ["verify", "--rot", "x"], ["fetch", "DTD", "--only", "labels"]])

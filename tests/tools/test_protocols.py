@@ -141,6 +141,19 @@ def test_mistakes_end_in_one_line(words: list[str], text: str, capsys: pytest.Ca
 # States ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("record", ["[]", '{"status": "finished"}', '{"status": "finished", "finished": 5}'])
+def test_a_record_that_is_none_ends_in_one_line(
+    record: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("zeroshot", "ZeroshotCLIP", "tiny_counts", "--out", str(tmp_path))
+    (job,) = protocols.zeroshot(Series("ZeroshotCLIP", out=str(tmp_path)), "tiny_counts")
+    Path(job.output_dir).mkdir(parents=True)
+    Path(job.output_dir, "metrics.json").write_text(record)
+    assert protocols.main(words) == 2
+    error = capsys.readouterr().err
+    assert "metrics.json" in error and "is no record of a run" in error and error.count("\n") == 1
+
+
 @pytest.mark.usefixtures("small_world")
 def test_a_series_is_carried_out_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = ["base2new", "CoOp", "tiny_digits", "1", *TINY, "--out", str(tmp_path)]

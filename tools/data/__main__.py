@@ -1,8 +1,11 @@
 """List the benchmark data sets, fetch what is missing of one, or verify one against what is known of it.
 
+``words`` lists the words that the tiny CLIP knows: class names for the embedded world can be made of them.
+
 python -m tools.data list
 python -m tools.data fetch DescribableTextures EuroSAT --root ~/data
 python -m tools.data verify DescribableTextures --root ~/data
+python -m tools.data words
 """
 
 import argparse
@@ -29,7 +32,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     common.add_argument(
         "--root", type=Path, default=os.environ.get("DATA") or "data", help="folder of the data sets ($DATA, or ./data)"
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="list | fetch | verify")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="list | fetch | verify | words")
     commands.add_parser("list", parents=[common], help="what there is, how to get it, what is here")
     add = commands.add_parser("fetch", parents=[common], help="get what is missing; goes on after an interruption")
     add.add_argument("name", nargs="+", help="names as in the list, or stems of configs/datasets/*.yaml")
@@ -37,13 +40,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add.add_argument("--dry-run", action="store_true", help="only say what would be done")
     add = commands.add_parser("verify", parents=[common], help="compare with what is known; status 1 if it differs")
     add.add_argument("name", nargs="+", help="as for fetch")
+    commands.add_parser("words", parents=[common], help="the words that the tiny CLIP knows")
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> int:
     from . import commands  # not at the top: it needs torch, which takes seconds, and a usage does not
 
-    work = {"list": commands.list_all, "fetch": commands.fetch_all, "verify": commands.verify_all}
+    work = {
+        "list": commands.list_all,
+        "fetch": commands.fetch_all,
+        "verify": commands.verify_all,
+        "words": commands.list_words,
+    }
     return work[args.command](args)
 
 

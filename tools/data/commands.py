@@ -1,7 +1,9 @@
-"""What ``python -m tools.data`` does: list, fetch, verify."""
+"""What ``python -m tools.data`` does: list, fetch, verify, words."""
 
 import argparse
+import re
 import sys
+import textwrap
 from pathlib import Path
 
 import yaml
@@ -116,6 +118,19 @@ def resolve(name: str) -> str:
         return names[name.lower()]
     near = nearest_names(name, names.values()) or list(names.values())
     raise UnknownNameError(f"no data set {name!r} to fetch or verify; did you mean {', '.join(near)}?")
+
+
+def list_words(_: argparse.Namespace) -> int:
+    """Print the words, sorted, whose tokens the tiny CLIP has; all that it has were in the texts of its making."""
+    from clip.clip import load_model
+    from clip.simple_tokenizer import tokenizer
+    from datasets.embedded.scenes import PLURALS
+    from tools.tiny_clip import other_texts
+
+    known = load_model("tiny").known_tokens
+    words = {word for text in [*other_texts(), *PLURALS.values()] for word in re.findall(r"[a-z]+|[0-9]", text.lower())}
+    print("\n".join(textwrap.wrap(" ".join(sorted(w for w in words if known[tokenizer().encode(w)].all())), 100)))
+    return 0
 
 
 def complain(error: Exception) -> int:
