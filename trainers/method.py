@@ -19,12 +19,21 @@ from clip import CLIP, Texts
 
 from .contexts import Context
 from .losses import AllClasses, SampledClasses, Sampling, top1
-from .options import Options, check_options
+from .options import Options, check_options, option
 from .prompted_clip import PromptedCLIP, Prompts, Subset
 
 __all__ = [
-    *("Batch", "Context", "Data", "Method", "Needs", "Options", "PromptedCLIP", "Prompts"),
-    *("Subset", "classification_terms", "option"),
+    "Batch",
+    "Context",
+    "Data",
+    "Method",
+    "Needs",
+    "Options",
+    "PromptedCLIP",
+    "Prompts",
+    "Subset",
+    "classification_terms",
+    "option",
 ]
 
 
