@@ -34,6 +34,8 @@ def check_labels(split: Split, source: str) -> None:
     for label, several in names.items():
         if len(several) > 1:
             raise ValueError(f"{source}: label {label} has several class names: {first(sorted(several))}")
+    if nameless := [label for label, (name,) in names.items() if not name.replace("_", " ").strip()]:
+        raise ValueError(f"{source}: the class name of label {first(sorted(nameless))} is empty")
     if gaps := sorted(set(range(len(names))) - names.keys()):
         found = f"labels must be 0 to the number of classes - 1, and are {min(names)} to {max(names)}"
         raise ValueError(f"{source}: no training images of label {first(gaps)}; {found}")

@@ -1,5 +1,6 @@
 """The configuration tree: the defaults, into which YAML files and ``KEY VALUE`` pairs are merged."""
 
+import math
 import re
 from typing import Any
 
@@ -96,8 +97,8 @@ def check_values(cfg: CfgNode) -> None:
     for key in _AT_LEAST_ONE:
         if leaves[key] < 1:
             raise ValueError(f"{key} must be at least 1, but is {leaves[key]}")
-    if not (budget := cfg.MODEL.TEXT_MEMORY_GB) > 0:
-        raise ValueError(f"MODEL.TEXT_MEMORY_GB must be larger than 0, but is {budget}")
+    if not 0 < (budget := cfg.MODEL.TEXT_MEMORY_GB) < math.inf:
+        raise ValueError(f"MODEL.TEXT_MEMORY_GB must be a number larger than 0, but is {budget}")
     if (split := cfg.TEST.SPLIT) not in ("test", "val"):
         raise ValueError(f'TEST.SPLIT must be "test" or "val", but is "{split}"')
 

@@ -46,12 +46,17 @@ def _is_harmless(key: str) -> bool:
 
 
 def recorded_config(directory: str) -> dict[str, Any]:
-    """Leaves by dotted key of the ``config.yaml`` in ``directory``; empty if there is none."""
+    """Leaves by dotted key of the ``config.yaml`` in ``directory``, empty without one; ``ValueError`` if unreadable."""
     path = os.path.join(directory, "config.yaml")
     if not os.path.isfile(path):
         return {}
     with open(path, encoding="utf-8") as file:
-        return flatten_cfg(yaml.safe_load(file) or {})
+        try:
+            return flatten_cfg(yaml.safe_load(file) or {})
+        except (yaml.YAMLError, AttributeError) as error:
+            raise ValueError(
+                f'"{path}" is not the record of a configuration: {" ".join(str(error).split())}'
+            ) from error
 
 
 class RunRecord:
@@ -115,7 +120,7 @@ class RunRecord:
             raise ValueError(
                 f'"{directory}" holds a run of another configuration, which cannot be resumed with this one:\n'
                 + "\n".join(differences)
-                + "\nChoose another OUTPUT_DIR, or restore these settings"
+                + "\nChoose another OUTPUT_DIR, restore these settings, or remove that folder"
             )
 
     def write_metrics(self, facts: dict[str, Any], device: torch.device) -> None:

@@ -179,6 +179,21 @@ def test_duplicated_names_are_kept_and_told(tmp_path: Path, capsys: pytest.Captu
     assert "class names that stand for several classes are kept: sunglasses (labels 3, 4)" in capsys.readouterr().out
 
 
+def test_a_class_without_a_name(tmp_path: Path) -> None:
+    layout = make("EuroSAT", tmp_path)
+    forest = layout.classnames[1]
+
+    def unname(split: dict) -> None:
+        for rows in split.values():
+            for row in rows:
+                row[2] = " " if row[2] == forest else row[2]
+
+    (path,) = (tmp_path / "eurosat").glob("split_zhou_*.json")
+    edit_split(path, unname)
+    with pytest.raises(ValueError, match=r"EuroSAT in .*: the class name of label 1 is empty"):
+        read("EuroSAT", tmp_path)
+
+
 def test_imagenetv2_folders_and_order(tmp_path: Path) -> None:
     make("ImageNetV2", tmp_path)
     folder = tmp_path / "imagenetv2"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dassl.utils import read_json
+from dassl.utils import lock, read_json, sole_user_of
 from tools import jobs, sweep
 from tools.sweep import Benchmark, Method
 
@@ -185,6 +185,16 @@ def test_jobs_run_side_by_side_and_wait_for_what_they_need(tmp_path: Path) -> No
     assert log[:2] == ["start a", "start bad"] and log.index("end a") < log.index("start b")
     assert "start d" not in log and "start e" not in log
     assert "status 1" in (tmp_path / "bad" / "error.txt").read_text()
+
+
+def test_a_job_is_refused_in_a_folder_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a run of train.py or by another sweep's job."""
+    monkeypatch.setattr(lock, "LOCK_SECONDS", 0)
+    method = [Method("CoOp")]
+    (one,) = sweep.plan_jobs(Benchmark("t", "fewshot", method, datasets=["tiny_digits"], seeds=[1]), out=str(tmp_path))
+    with sole_user_of(one.output_dir):
+        assert jobs.work(one, quiet=True) == 1
+    assert "is in use" in (Path(one.output_dir) / "error.txt").read_text()
 
 
 # Benchmark files ------------------------------------------------------------------------------------------------------

@@ -166,6 +166,21 @@ def test_what_a_folder_without_a_model_holds(make: Make, tmp_path: Path) -> None
         make("CoOp").load_model(str(tmp_path / "run"))
 
 
+def test_files_of_others_have_no_pointer(make: Make, tmp_path: Path) -> None:
+    """Or one to a file that was not passed on; the last epoch is the newest."""
+    trainer = make("CoOp")
+    for epoch in (1, 9, 8):
+        randomise(trainer).save_model(epoch, str(tmp_path))
+    folder = tmp_path / "prompt_learner"
+    (folder / "checkpoint").write_text("model.pth.tar-200\n")
+    trainer.load_model(str(tmp_path))
+    assert trainer.epochs_done == 10
+    (folder / "checkpoint").unlink()
+    (folder / "model.pth.tar-10").unlink()
+    trainer.load_model(str(folder))
+    assert trainer.epochs_done == 9
+
+
 def test_no_folder_means_no_loading(make: Make, capsys: pytest.CaptureFixture) -> None:
     trainer = make("CoOp")
     before = state(trainer)
