@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clip.clip import PIXEL_MEAN, PIXEL_STD
 from dassl.config import CfgNode
 from dassl.data import DataManager
 from dassl.data.transforms import build_transform
@@ -18,7 +17,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 
 from .checkpoints import load_prompts
 from .features import ImageSets, cached_features, check_cacheable, zeroshot_line
-from .load import build_classifier, method_section
+from .load import build_classifier, check_input, method_section
 from .losses import AllClasses, draw_candidates
 from .method import Batch, Method
 from .options import read_options
@@ -187,15 +186,3 @@ class PromptTrainer(TrainerX):
     def load_prompts(self, path: str | Path, epoch: int | None = None) -> None:
         """Load learnable tensors from a checkpoint file, or from the one of a folder that ``find_checkpoint`` takes."""
         self.epochs_done = load_prompts(self.model, path, epoch)
-
-
-def check_input(cfg: CfgNode, wanted: int) -> None:
-    """ValueError if the images that the config makes are not those that the backbone takes, ``wanted`` pixels high."""
-    if (size := tuple(cfg.INPUT.SIZE)) != (wanted, wanted):
-        raise ValueError(
-            f"INPUT.SIZE is {size}, but {cfg.MODEL.BACKBONE.NAME or 'the backbone'} takes ({wanted}, {wanted})"
-        )
-    if not torch.allclose(
-        torch.tensor([*cfg.INPUT.PIXEL_MEAN, *cfg.INPUT.PIXEL_STD]), torch.tensor(PIXEL_MEAN + PIXEL_STD)
-    ):
-        print("Note: INPUT.PIXEL_MEAN / PIXEL_STD are not CLIP's")

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from clip.clip import load_frozen
+from clip.clip import PIXEL_MEAN, PIXEL_STD, load_frozen
 from configs import methods
 from dassl.config import CfgNode, check_values, get_cfg_default, merge_from_file, merge_from_list
 from dassl.data.transforms import build_transform
@@ -128,3 +128,15 @@ def default_config() -> CfgNode:
     cfg = get_cfg_default()
     extend_cfg(cfg)
     return cfg
+
+
+def check_input(cfg: CfgNode, wanted: int) -> None:
+    """ValueError if the images that the config makes are not those that the backbone takes, ``wanted`` pixels high."""
+    if (size := tuple(cfg.INPUT.SIZE)) != (wanted, wanted):
+        raise ValueError(
+            f"INPUT.SIZE is {size}, but {cfg.MODEL.BACKBONE.NAME or 'the backbone'} takes ({wanted}, {wanted})"
+        )
+    if not torch.allclose(
+        torch.tensor([*cfg.INPUT.PIXEL_MEAN, *cfg.INPUT.PIXEL_STD]), torch.tensor(PIXEL_MEAN + PIXEL_STD)
+    ):
+        print("Note: INPUT.PIXEL_MEAN / PIXEL_STD are not CLIP's")
