@@ -29,7 +29,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_list
-from dassl.utils import BrokenImageError, atomic_write, exit_status, read_image, read_json, set_exact_fp32
+from dassl.utils import BrokenImageError, atomic_write, exit_status, read_image, read_json, read_text, set_exact_fp32
 
 # What needs torch is imported by the functions that use it: it takes seconds, and a usage needs none of it.
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def load_config(args: argparse.Namespace) -> CfgNode:
         if not path.is_file():
             raise FileNotFoundError(f"{args.model_dir} is not the folder of a run: it has no config.yaml")
         merge_from_file(cfg, str(path))
+        if not cfg.TRAINER.NAME:
+            raise ValueError(f"{path} does not say what was trained (TRAINER.NAME); is the file complete?")
     else:
         cfg.MODEL.BACKBONE.NAME = args.backbone or "tiny"
     merge_from_list(cfg, args.opts)
@@ -112,6 +114,8 @@ def trained_classes(folder: str) -> list[str]:
     record = read_json(str(path)) if path.is_file() else None
     if record is None:
         reason = "has no metrics.json (the training has not ended)"
+    elif not isinstance(record, dict):
+        reason = "has a metrics.json that is not the record of a run"
     elif record.get("eval_only") and record.get("model_dir"):
         reason = f"was evaluated with prompts of {record['model_dir']}, whose classes may be others"
     elif "classnames" not in record:
@@ -223,7 +227,7 @@ def run(args: argparse.Namespace) -> int:
 
     classnames = list(args.classes)
     if args.classnames_file:
-        lines = Path(args.classnames_file).read_text(encoding="utf-8").splitlines()
+        lines = read_text(args.classnames_file).splitlines()
         classnames += [line.strip() for line in lines if line.strip()]
     if not classnames and not args.model_dir:
         raise ValueError("Give class names: --classes cat dog, or --classnames-file names.txt")

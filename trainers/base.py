@@ -26,7 +26,7 @@ from dassl.engine import TrainerBase, TrainerX
 from dassl.engine.checkpoints import find_checkpoint
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import load_checkpoint
+from dassl.utils import load_checkpoint, reading
 
 from .checkpoints import load_exactly, prompts_only, rename_state
 from .feature_cache import cached_features, check_cacheable
@@ -261,7 +261,10 @@ class PromptTrainer(TrainerX):
         checkpoint = load_checkpoint(path)
         if not isinstance(checkpoint, Mapping):
             raise ValueError(f"{path} holds no state dict (names with tensors), but a {type(checkpoint).__name__}")
-        weights = prompts_only(checkpoint.get("state_dict", checkpoint), self.model.learner)
+        with reading(path, "a checkpoint of prompts"):
+            weights = prompts_only(checkpoint.get("state_dict", checkpoint), self.model.learner)
+            if strange := [key for key, value in weights.items() if not isinstance(value, Tensor)]:
+                raise TypeError(f"{strange[0]} is no tensor")
         load_exactly(self.model.learner, weights, path)
         self.epochs_done = checkpoint.get("epoch", 0)
         print(f'Loading weights to {self.registered_name} from "{path}" (epoch = {self.epochs_done})')
