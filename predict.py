@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from tabulate import tabulate
 from tqdm import tqdm
 
-from dassl.utils import BrokenImageError, atomic_write, exit_status, read_image, set_exact_fp32
+from dassl.utils import BrokenImageError, atomic_write, exit_status, read_image, read_text, set_exact_fp32
 
 # What needs torch is imported by the functions that use it: it takes seconds, and a usage needs none of it.
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
 
     classnames = list(args.classes)
     if args.classnames_file:
-        lines = Path(args.classnames_file).read_text(encoding="utf-8").splitlines()
+        lines = read_text(args.classnames_file).splitlines()
         classnames += [line.strip() for line in lines if line.strip()]
     if not classnames and not args.model_dir:
         raise ValueError("Give class names: --classes cat dog, or --classnames-file names.txt")

@@ -8,6 +8,7 @@ from typing import ClassVar
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DatasetBase, Datum
+from dassl.utils import read_text
 
 from .checks import check_labels, describe, note_duplicate_names, note_short_classes
 from .fewshot import Picks, load_picks, note_pickles, rows_hash, save_picks, seeded
@@ -93,7 +94,7 @@ class Benchmark(ImageDataset):
 
     def read_lines(self, name: str) -> list[str]:
         """Lines of a text file of the data set, stripped, without empty ones."""
-        return [line.strip() for line in self.need(name).read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in read_text(str(self.need(name))).splitlines() if line.strip()]
 
     def keep_fewshot(self, read: Callable[[], Split], num_shots: int, seed: int, source: str) -> Picks:
         """Few-shot picks from the kept list if that was made from ``source``, else drawn from ``read()`` and kept."""

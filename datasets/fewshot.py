@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dassl.utils import atomic_write
+from dassl.utils import atomic_write, read_json
 
 from .splits import Item
 
@@ -45,12 +45,12 @@ def seeded(seed: int) -> Iterator[None]:
 def load_picks(path: Path, source: str) -> Picks | None:
     """The picks kept in ``path``, or None if there are none, they were made from another source, or were edited."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = read_json(str(path))
         train, val = ([Item(*row) for row in kept[name]] for name in ("train", "val"))
         fresh = kept["source"] == source and kept["sha256"] == rows_hash(train + val)
     except OSError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         fresh = False
     if fresh:
         return train, val

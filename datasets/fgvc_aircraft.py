@@ -1,6 +1,7 @@
 """FGVC-Aircraft (Maji et al., 2013): 100 variants."""
 
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import reading
 
 from .base import SplitBenchmark
 from .splits import Item, Split, label_of
@@ -19,5 +20,7 @@ class FGVCAircraft(SplitBenchmark):
 
     def _read(self, part: str, labels: dict[str, int]) -> list[Item]:
         """Lines ``<image id> <variant>``; variants contain spaces and slashes."""
-        rows = [line.split(maxsplit=1) for line in self.read_lines(f"images_variant_{part}.txt")]
-        return [Item(f"{image}.jpg", label_of(variant, labels, "variants.txt"), variant) for image, variant in rows]
+        name = f"images_variant_{part}.txt"
+        rows = [line.split(maxsplit=1) for line in self.read_lines(name)]
+        with reading(name, "a list of '<image id> <variant>'"):
+            return [Item(f"{image}.jpg", label_of(variant, labels, "variants.txt"), variant) for image, variant in rows]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import read_text
 
 from .base import Benchmark
 from .checks import describe, first
@@ -92,7 +93,7 @@ def read_classnames(dataset_dir: Path) -> dict[str, str]:
     if not path.is_file():
         return clip_classnames()
     names = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(str(path)).splitlines(), 1):
         wnid, _, name = line.strip().partition(" ")
         if not name:
             raise ValueError(f"{path}, line {number}: expected '<WordNet id> <name>', found {line!r}")

@@ -1,12 +1,13 @@
 """Reads the files that users write: lists of images (CSV or JSON) and maps from folder or label to class name."""
 
 import csv
+import io
 import itertools
 import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
-from dassl.utils import read_json
+from dassl.utils import read_json, read_text, reading
 from dassl.utils.registry import nearest_names
 
 from .checks import first
@@ -88,10 +89,9 @@ def _text(value: object) -> str:
 
 
 def _csv_rows(path: Path) -> list[list[str]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        heading = file.readline()
-        file.seek(0)
-        return list(csv.reader(file, delimiter=max(";\t,", key=heading.count)))
+    text = read_text(str(path))
+    with reading(str(path), "a CSV file"):
+        return list(csv.reader(io.StringIO(text), delimiter=max(";\t,", key=text.partition("\n")[0].count)))
 
 
 def _read_csv(path: Path) -> list[dict[str, object]]:

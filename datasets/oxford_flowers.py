@@ -1,8 +1,7 @@
 """Oxford Flowers 102 (Nilsback and Zisserman, 2008)."""
 
-import json
-
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import read_json, reading
 
 from .base import SplitBenchmark
 from .splits import Item, Split, split_classes
@@ -20,6 +19,8 @@ class OxfordFlowers(SplitBenchmark):
     def make_split(self) -> Split:
         from scipy.io import loadmat
 
-        names = json.loads(self.need("cat_to_name.json").read_text(encoding="utf-8"))
-        ids = loadmat(self.need("imagelabels.mat"))["labels"][0].tolist()
-        return split_classes([Item(f"image_{i:05d}.jpg", id_ - 1, names[str(id_)]) for i, id_ in enumerate(ids, 1)])
+        labels, names = self.need("imagelabels.mat"), read_json(str(self.need("cat_to_name.json")))
+        with reading(str(labels), "the list of labels that fits cat_to_name.json"):
+            ids = loadmat(labels)["labels"][0].tolist()
+            items = [Item(f"image_{i:05d}.jpg", id_ - 1, names[str(id_)]) for i, id_ in enumerate(ids, 1)]
+        return split_classes(items)

@@ -1,6 +1,7 @@
 """Oxford-IIIT Pet (Parkhi et al., 2012): 37 breeds of cats and dogs."""
 
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import reading
 
 from .base import SplitBenchmark
 from .splits import Item, Split, hold_out_val
@@ -21,7 +22,8 @@ class OxfordPets(SplitBenchmark):
         """Lines ``<Breed_name>_<number> <class id from 1> <species> <breed id>``."""
         items = []
         for line in self.read_lines(f"annotations/{name}"):
-            stem, class_id = line.split()[:2]
-            breed = stem.rpartition("_")[0].lower()
-            items.append(Item(f"{stem}.jpg", int(class_id) - 1, breed))
+            with reading(name, "a list of '<Breed_name>_<number> <class id> ...'"):
+                stem, class_id = line.split()[:2]
+                label = int(class_id) - 1
+            items.append(Item(f"{stem}.jpg", label, stem.rpartition("_")[0].lower()))
         return items

@@ -1,6 +1,7 @@
 """Stanford Cars (Krause et al., 2013): 196 makes, models and years."""
 
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import reading
 
 from .base import SplitBenchmark
 from .splits import Item, Split, hold_out_val
@@ -21,11 +22,14 @@ class StanfordCars(SplitBenchmark):
     def _read(self, folder: str, annotations: str) -> list[Item]:
         from scipy.io import loadmat
 
-        names = [year_first(str(name[0])) for name in loadmat(self.need("devkit/cars_meta.mat"))["class_names"][0]]
+        meta, rows = self.need("devkit/cars_meta.mat"), self.need(annotations)
+        with reading(str(meta), "the list of class names"):
+            names = [year_first(str(name[0])) for name in loadmat(meta)["class_names"][0]]
         items = []
-        for row in loadmat(self.need(annotations))["annotations"][0]:
-            label = int(row["class"][0, 0]) - 1
-            items.append(Item(f"{folder}/{row['fname'][0]}", label, names[label]))
+        with reading(str(rows), "a list of annotated images"):
+            for row in loadmat(rows)["annotations"][0]:
+                label = int(row["class"][0, 0]) - 1
+                items.append(Item(f"{folder}/{row['fname'][0]}", label, names[label]))
         return items
 
 

@@ -1,6 +1,7 @@
 """SUN397 (Xiao et al., 2010): scenes."""
 
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import reading
 
 from .base import SplitBenchmark
 from .splits import Item, Split, hold_out_val, label_of
@@ -24,7 +25,8 @@ class SUN397(SplitBenchmark):
         for line in self.read_lines(name):
             path = line[1:]
             scene = path.rpartition("/")[0]
-            items.append(Item(path, label_of(scene, labels, "ClassName.txt"), scene_name(scene)))
+            with reading(name, "a list of '/<scene>/<image>'"):
+                items.append(Item(path, label_of(scene, labels, "ClassName.txt"), scene_name(scene)))
         return items
 
 

@@ -3,6 +3,7 @@
 import re
 
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import reading
 
 from .base import SplitBenchmark
 from .splits import Item, Split, hold_out_val, label_of
@@ -19,14 +20,16 @@ class UCF101(SplitBenchmark):
 
     def make_split(self) -> Split:
         rows = [line.split() for line in self.read_lines("ucfTrainTestlist/classInd.txt")]
-        labels = {action: int(class_id) - 1 for class_id, action in rows}
+        with reading("classInd.txt", "a list of '<class id> <Action>'"):
+            labels = {action: int(class_id) - 1 for class_id, action in rows}
         return hold_out_val(self._read("trainlist01.txt", labels), self._read("testlist01.txt", labels))
 
     def _read(self, name: str, labels: dict[str, int]) -> list[Item]:
         """Lines ``<Action>/<video>.avi``, in the training list followed by a class id."""
         items = []
         for line in self.read_lines(f"ucfTrainTestlist/{name}"):
-            action, video = line.split()[0].split("/")
+            with reading(name, "a list of '<Action>/<video>.avi'"):
+                action, video = line.split()[0].split("/")
             words = action_name(action)
             items.append(
                 Item(f"{words}/{video.removesuffix('.avi')}.jpg", label_of(action, labels, "classInd.txt"), words)

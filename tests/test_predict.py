@@ -232,3 +232,21 @@ def test_bad_input_is_one_line(argv: list[str], message: str, capsys: pytest.Cap
     assert predict.main(argv) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in last
+
+
+def test_a_config_that_was_cut_off_is_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (run / "config.yaml").read_text().splitlines(keepends=True)
+    (tmp_path / "config.yaml").write_text("".join(lines[: len(lines) // 2]))
+    assert predict.main(["--model-dir", str(tmp_path), "--classes", "a", "b", "--export", str(tmp_path / "x")]) == 2
+    assert capsys.readouterr().err.endswith(
+        "config.yaml does not say what was trained (TRAINER.NAME); is the file complete?\n"
+    )
+
+
+def test_a_class_name_file_in_another_encoding_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = tmp_path / "names.txt"
+    names.write_bytes("caf\u00e9\nbar\n".encode("latin-1"))
+    assert predict.main(["--classnames-file", str(names), "--images", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f'ValueError: "{names}" is not a text file in UTF-8: ' + (
+        "'utf-8' codec can't decode byte 0xe9 in position 3: invalid continuation byte; save it in that encoding\n"
+    )

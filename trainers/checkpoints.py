@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from clip.weights import misfits
 from dassl.engine.checkpoints import find_checkpoint
-from dassl.utils import load_checkpoint
+from dassl.utils import load_checkpoint, reading
 
 if TYPE_CHECKING:
     from .prompted_clip import PromptedCLIP
@@ -28,7 +28,10 @@ def load_prompts(classifier: PromptedCLIP, path: str | Path, epoch: int | None =
     checkpoint = load_checkpoint(path)
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"{path} holds no state dict (names with tensors), but a {type(checkpoint).__name__}")
-    weights = prompts_only(checkpoint.get("state_dict", checkpoint), method)
+    with reading(path, "a checkpoint of prompts"):
+        weights = prompts_only(checkpoint.get("state_dict", checkpoint), method)
+        if strange := [key for key, value in weights.items() if not isinstance(value, Tensor)]:
+            raise TypeError(f"{strange[0]} is no tensor")
     method.resize(weights)
     load_exactly(method, weights, path)
     trained_on = checkpoint.get("trained_on")

@@ -78,11 +78,16 @@ def load_run(
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.yaml")
     merge_from_file(cfg, str(folder / "config.yaml"))
+    if not cfg.TRAINER.NAME:
+        raise ValueError(
+            f"{folder / 'config.yaml'} does not say what was trained (TRAINER.NAME); is the file complete?"
+        )
     merge_from_list(cfg, list(opts))
     record = read_json(str(folder / "metrics.json")) if (folder / "metrics.json").is_file() else {}
     classnames = classnames or trained_classes(folder, record)
-    template = cfg.DATASET.TEMPLATE or record.get("template") or TEMPLATE
-    ensemble = () if cfg.DATASET.TEMPLATE else record.get("templates", ())
+    told = record if isinstance(record, Mapping) else {}
+    template = cfg.DATASET.TEMPLATE or told.get("template") or TEMPLATE
+    ensemble = () if cfg.DATASET.TEMPLATE else told.get("templates", ())
     classifier = finish(TRAINER_REGISTRY.get(cfg.TRAINER.NAME).method, cfg, classnames, template, ensemble)
     if any(True for _ in classifier.method.parameters()):
         load_prompts(classifier, str(folder), epoch)
@@ -93,6 +98,8 @@ def trained_classes(folder: Path, record: Mapping[str, Any]) -> list[str]:
     """Class names of a run; ValueError if its record does not tell."""
     if not record:
         reason = "has no metrics.json (the training has not ended)"
+    elif not isinstance(record, Mapping):
+        reason = "has a metrics.json that is not the record of a run"
     elif record.get("eval_only") and record.get("model_dir"):
         reason = f"was evaluated with prompts of {record['model_dir']}, whose classes may be others"
     elif "classnames" not in record:

@@ -9,6 +9,7 @@ from yacs.config import CfgNode
 
 from dassl.config.defaults import _C
 from dassl.utils.registry import UnknownNameError, nearest_names
+from dassl.utils.tools import read_text, reading
 
 __all__ = [
     "CfgNode",
@@ -18,6 +19,7 @@ __all__ = [
     "get_cfg_default",
     "merge_from_file",
     "merge_from_list",
+    "read_yaml",
 ]
 
 _AT_LEAST_ONE = (
@@ -48,23 +50,27 @@ def flatten_cfg(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+def read_yaml(path: str) -> dict[str, Any]:
+    """The mapping in a YAML file, {} in an empty one; ``FileNotFoundError``, or ``ValueError`` with its name."""
+    text = read_text(path)
+    with reading(path, "valid YAML"):
+        content = yaml.safe_load(text)
+    if not isinstance(content, dict | None):
+        raise ValueError(f'"{path}" must hold KEY: value pairs, but holds a {type(content).__name__}')
+    return content or {}
+
+
 def merge_from_file(cfg: CfgNode, path: str) -> None:
     """Merge a YAML file into ``cfg``.
 
     Raises ``FileNotFoundError``, a ``KeyError`` naming an unknown key and its neighbours, or ``ValueError`` for a file
     that is not a YAML mapping or a value of another type than the default's. Nothing is merged then.
     """
-    with open(path, encoding="utf-8") as file:
-        try:
-            loaded = yaml.safe_load(file)
-        except yaml.YAMLError as error:
-            raise ValueError(f'"{path}" is not valid YAML: {error}') from error
-    if loaded is None:
-        return
-    if not isinstance(loaded, dict):
-        raise ValueError(f'"{path}" must hold KEY: value pairs, but holds a {type(loaded).__name__}')
-    for key in flatten_cfg(loaded):
+    loaded = read_yaml(path)
+    for key, value in flatten_cfg(loaded).items():
         _check_key(cfg, key, f' in "{path}"')
+        if value is None:
+            raise ValueError(f'{key} has no value (in "{path}"); is the file complete?')
     loaded = _with_floats(cfg, loaded)
     _merge(cfg, lambda tree: tree.merge_from_other_cfg(CfgNode(loaded)), f' (in "{path}")')
 
@@ -86,8 +92,10 @@ def _merge(cfg: CfgNode, change: Any, where: str) -> None:
     """Apply ``change`` to a copy first, so that a refused value leaves ``cfg`` as it was."""
     try:
         change(cfg.clone())
-    except ValueError as error:
-        raise ValueError(f"{error}{where}; the new value must have the type of the default") from error
+    except (ValueError, TypeError, AttributeError, AssertionError) as error:  # yacs asserts
+        raise ValueError(
+            f"{' '.join(str(error).split())}{where}; the new value must have the type of the default"
+        ) from error
     change(cfg)
 
 

@@ -3,6 +3,8 @@
 import os
 import re
 
+from dassl.utils import read_text
+
 __all__ = ["BEST", "LAST", "find_checkpoint", "newest_state"]
 
 LAST = "model-last.pth.tar"  # the state after the newest finished epoch, while training goes on
@@ -15,8 +17,7 @@ def newest_state(folder: str) -> str | None:
     if os.path.isfile(last):
         return last
     if os.path.isfile(pointer):
-        with open(pointer, encoding="utf-8") as file:
-            named = os.path.join(folder, file.readline().strip())
+        named = os.path.join(folder, read_text(pointer).partition("\n")[0].strip())
         if os.path.isfile(named):
             return named
     names = os.listdir(folder) if os.path.isdir(folder) else []

@@ -13,7 +13,7 @@ import torchvision
 import yaml
 from yacs.config import CfgNode
 
-from dassl.config import flatten_cfg
+from dassl.config import flatten_cfg, read_yaml
 from dassl.utils import atomic_write, read_json, write_json
 
 __all__ = ["RunRecord", "recorded_config"]
@@ -46,17 +46,17 @@ def _is_harmless(key: str) -> bool:
 
 
 def recorded_config(directory: str) -> dict[str, Any]:
-    """Leaves by dotted key of the ``config.yaml`` in ``directory``, empty without one; ``ValueError`` if unreadable."""
+    """Leaves by dotted key of the ``config.yaml`` in ``directory``; {} if there is none, ``ValueError`` if broken."""
     path = os.path.join(directory, "config.yaml")
     if not os.path.isfile(path):
         return {}
-    with open(path, encoding="utf-8") as file:
-        try:
-            return flatten_cfg(yaml.safe_load(file) or {})
-        except (yaml.YAMLError, AttributeError) as error:
-            raise ValueError(
-                f'"{path}" is not the record of a configuration: {" ".join(str(error).split())}'
-            ) from error
+    try:
+        leaves = flatten_cfg(read_yaml(path))
+        if not leaves:
+            raise ValueError(f'"{path}" is empty')
+    except ValueError as error:
+        raise ValueError(f"{error}; it tells which run this is: restore it, or take another folder") from error
+    return leaves
 
 
 class RunRecord:
@@ -93,6 +93,8 @@ class RunRecord:
             return
         path = os.path.join(directory, "metrics.json")
         metrics = read_json(path) if os.path.isfile(path) else {}
+        if not isinstance(metrics, dict):
+            raise ValueError(f'"{path}" is not the record of a run; remove it, or choose another folder')
         is_finished = metrics.get("status") == "finished"
         differences = self._differences(directory, but=("TEST.NO_TEST", "TEST.SPLIT") if is_finished else ())
         was_evaluation, loaded = metrics.get("eval_only", False), metrics.get("model_dir", "")
@@ -120,7 +122,7 @@ class RunRecord:
             raise ValueError(
                 f'"{directory}" holds a run of another configuration, which cannot be resumed with this one:\n'
                 + "\n".join(differences)
-                + "\nChoose another OUTPUT_DIR, restore these settings, or remove that folder"
+                + "\nChoose another OUTPUT_DIR, or restore these settings, or remove that folder"
             )
 
     def write_metrics(self, facts: dict[str, Any], device: torch.device) -> None:

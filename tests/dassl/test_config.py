@@ -87,6 +87,32 @@ def test_a_refused_file_is_named(tmp_path, text, error, words):
     assert all(word in str(caught.value) for word in words)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"OPTIM:\n  LR:",  # cut
+        "# Grö\u00dfe\nSEED: 1".encode("latin-1"),
+        "SEED: 1".encode("utf-16"),
+        *(b"SEED: 2001-99-99", b"SEED: 2001-01-01", b"OPTIM: 3", b"OPTIM:", b"\0\1\2", bytes(range(256))),
+        *(b"[1]", b"text", b"SEED: [1", b"{[1]: 2}", b"SEED: !!python/object/apply:os.getcwd []", b"[" * 3000),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_line(tmp_path, content):
+    cfg, path = get_cfg_default(), tmp_path / "method.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"method\.yaml") as caught:
+        merge_from_file(cfg, str(path))
+    assert "\n" not in str(caught.value)
+    assert cfg == get_cfg_default()
+
+
+def test_a_byte_order_mark_is_no_part_of_a_key(tmp_path):
+    cfg = get_cfg_default()
+    (tmp_path / "method.yaml").write_text("SEED: 7", encoding="utf-8-sig")
+    merge_from_file(cfg, str(tmp_path / "method.yaml"))
+    assert cfg.SEED == 7
+
+
 def test_a_file_merges_with_yaml_strings_read_as_literals(tmp_path):
     path = tmp_path / "method.yaml"
     path.write_text("INPUT:\n  SIZE: (32, 32)\nOPTIM:\n  WARMUP_CONS_LR: 1e-6\n")

@@ -101,6 +101,24 @@ def test_another_configuration_is_refused_with_the_difference(tmp_path):
     assert "INPUT.SIZE: [8, 8] there, [16, 16] now" in message and "OPTIM.NAME" not in message
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"OPTIM: [1", b"- 1", "SEED: 1".encode("utf-16"), "# \u00e9".encode("latin-1")]
+)
+def test_a_broken_record_of_the_config_is_told_with_its_path(tmp_path, content):
+    run(tmp_path, "OPTIM.MAX_EPOCH", 1)
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"config\.yaml.*restore it, or take another folder") as caught:
+        run(tmp_path, "OPTIM.MAX_EPOCH", 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_pointer_is_named(tmp_path):
+    run(tmp_path, "OPTIM.MAX_EPOCH", 1)
+    (tmp_path / "linear" / "checkpoint").write_bytes(b"\xff\xfem\0o\0")
+    with pytest.raises(ValueError, match=r"linear/checkpoint\" is not a text file in UTF-8"):
+        run(tmp_path, "OPTIM.MAX_EPOCH", 1)
+
+
 def test_harmless_differences_and_fresh_folders_are_fine(tmp_path):
     run(tmp_path, "OPTIM.MAX_EPOCH", 1)
     run(tmp_path, "OPTIM.MAX_EPOCH", 1, "TRAIN.PRINT_FREQ", 1, "DATASET.ROOT", "/elsewhere", "TEST.NO_TEST", True)

@@ -105,6 +105,31 @@ def test_inconsistent_split_files(tmp_path: Path) -> None:
         read("EuroSAT", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("UCF101", "ucf101/ucfTrainTestlist/classInd.txt"),
+        ("UCF101", "ucf101/ucfTrainTestlist/trainlist01.txt"),
+        ("OxfordPets", "oxford_pets/annotations/trainval.txt"),
+        ("OxfordFlowers", "oxford_flowers/cat_to_name.json"),
+        ("OxfordFlowers", "oxford_flowers/imagelabels.mat"),
+        ("StanfordCars", "stanford_cars/devkit/cars_meta.mat"),
+        ("StanfordCars", "stanford_cars/devkit/cars_train_annos.mat"),
+        ("FGVCAircraft", "fgvc_aircraft/images_variant_train.txt"),
+        ("SUN397", "sun397/Training_01.txt"),
+        ("ImageNet", "imagenet/classnames.txt"),
+        ("ImageNet21K", "imagenet21k_resized/imagenet21k_miil_tree.pth"),
+    ],
+)
+@pytest.mark.parametrize("content", [b"one\n", "na\u00efve\n".encode("latin-1"), "1 a\n".encode("utf-16"), b"\0" * 200])
+def test_damaged_annotations_are_named(name: str, file: str, content: bytes, tmp_path: Path) -> None:
+    make(name, tmp_path, split_file=False)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=Path(file).name.replace(".", r"\.")) as caught:
+        read(name, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("label", [10**12, -1])
 def test_labels_out_of_range_are_refused_at_once(label: int, tmp_path: Path) -> None:
     """Whatever the largest label, time and memory follow the number of images."""

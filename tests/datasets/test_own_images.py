@@ -366,3 +366,21 @@ def test_list_that_names_missing_images(tmp_path: Path) -> None:
         read("CSV", PATH=path)
     assert "4 of 8 image files are missing" in str(error.value)
     assert f"Looked in {tmp_path}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("path,label\nna\u00efve.jpg,1\n".encode("latin-1"), "path,label\na.jpg,1\n".encode("utf-16")),
+        *(b"", b"\0" * 9, bytes(range(256)), b"path,label\n" + b"a" * 200_000 + b",1\n"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_damaged_lists_and_maps_are_named(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / f"list.{kind}").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"list\.{kind}") as caught:
+        read("CSV", PATH=tmp_path / f"list.{kind}")
+    assert "\n" not in str(caught.value)
+    photos(tmp_path / "photos", {"a": 4, "b": 4})
+    with pytest.raises(ValueError, match=rf"list\.{kind}|class 'a' is not in the class-name file"):
+        folder(tmp_path / "photos", CLASSNAMES=tmp_path / f"list.{kind}")
