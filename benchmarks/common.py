@@ -8,30 +8,28 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import open_clip
 import torch
-import torch.nn.functional as F
 from tabulate import tabulate
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+import trainers
 from benchmarks import naive
-from clip.model import CLIP
-from clip.text import Texts
+from clip import CLIP, PromptPlan
 from clip.weights import set_precision
+from configs import ROOT, methods
+from dassl.config import merge_from_file, merge_from_list
 from dassl.utils import set_exact_fp32
-from trainers.cocoop import ConditionalLearner
-from trainers.coop import ContextLearner
-from trainers.ivlp import IndependentLearner
-from trainers.maple import CoupledLearner
-from trainers.prompted_clip import PromptedCLIP, Prompts, initial_context, random_prompts
-from trainers.rpp import UnsharedLearner, UnsharedPrompts
-
-PHRASE = "a photo of a"
+from trainers.load import default_config, method_section
+from trainers.options import Options, read_options
+from trainers.prompted_clip import PromptedCLIP, Subset, unit
 
 
 def device() -> torch.device:
@@ -53,48 +51,56 @@ def class_names(count: int) -> list[str]:
     return [names[i % 1000] + (f" {i // 1000}" if i >= 1000 else "") for i in range(count)]
 
 
-def learner(method: str, clip: CLIP) -> nn.Module:
-    """The method's learner at its paper's size."""
+def options_of(method: str, changes: Mapping[str, object] | None = None) -> Options:
+    """Few-shot settings of a method of the table, else its defaults, with ``changes`` (KEY: value of its section)."""
+    row, kind, cfg = methods()[method], getattr(trainers, method), default_config()
+    if recipe := row.recipe("fewshot", "", 16):
+        merge_from_file(cfg, str(ROOT / "trainers" / (row.settings or method) / f"{recipe}.yaml"))
+    words = [(f"{kind.section()}.{key}", value) for key, value in (changes or {}).items()]
+    merge_from_list(cfg, [*chain.from_iterable(words)])
+    return read_options(kind.Options, method_section(cfg, kind), kind.section())
+
+
+class NaiveCLIP(PromptedCLIP):
+    """The family's forward pass: all texts, 77 rows each, anew whenever their features are wanted."""
+
+    def encode_image(self, image: Tensor, plan: PromptPlan | None = None) -> Tensor:
+        return unit(naive.encode_image(self.clip, image, plan, naive.sdpa))
+
+    def encode_text(self, plan: PromptPlan | None, classes: Subset | None = None) -> Tensor:
+        texts, plan = (self.texts, plan) if classes is None else (classes.texts, plan and plan.select(classes.index))
+        return unit(naive.encode_text(self.clip, naive.padded_ids(texts).to(self.device), plan, naive.sdpa))
+
+
+@dataclass(frozen=True)
+class RandomFeatures:
+    """What a method's beginning may ask for (``Data`` in ``trainers/method.py``): features of 16 images a class."""
+
+    classes: int
+    width: int
+
+    def features(self, split: str, passes: int = 1) -> tuple[Tensor, Tensor]:
+        label = torch.arange(16 * self.classes) % self.classes
+        features = torch.randn(passes, len(label), self.width, generator=torch.Generator().manual_seed(4))
+        return features.to(device()), label.to(device())
+
+
+def classifier(
+    method: str,
+    classes: int,
+    precision: str = "fp32",
+    memory_gb: float | None = None,
+    changes: Mapping[str, object] | None = None,
+    kind: type[PromptedCLIP] = PromptedCLIP,
+) -> PromptedCLIP:
+    """Ready for a step; of the same parameters whenever it is made, for a ``NaiveCLIP`` too."""
     torch.manual_seed(1)
-    text, vision = clip.transformer.width, clip.visual.width
-    if method == "CoOp":
-        return ContextLearner(initial_context(clip, "", 16))
-    if method == "POMP":
-        return ContextLearner(initial_context(clip, "", 4))
-    if method == "CoCoOp":
-        return ConditionalLearner(initial_context(clip, PHRASE, 4), clip.embed_dim)
-    if method == "MaPLe":
-        return CoupledLearner(initial_context(clip, PHRASE, 2), 9, vision)
-    if method == "IVLP":
-        return IndependentLearner(random_prompts(9, 4, text), random_prompts(9, 4, vision))
-    if method == "VPT":
-        return IndependentLearner(nn.ParameterList(), random_prompts(12, 8, vision))
-    if method == "RPP":  # at MaPLe's length and depth
-        form = {"qkv": "qkv", "residual": "carry"}
-        return UnsharedLearner(UnsharedPrompts(9, 2, text, **form), UnsharedPrompts(9, 2, vision, **form))
-    raise ValueError(f"No benchmark for {method}")
-
-
-WORDING = {"CoOp": ("", 16), "POMP": ("", 4), "CoCoOp": (PHRASE, 4), "IVLP": (PHRASE, 4), "VPT": (PHRASE, 0)}
-
-
-def classifier(method: str, classes: int, precision: str = "fp32", memory_gb: float | None = None) -> PromptedCLIP:
     clip = vit_b16(precision)
-    wording = WORDING.get(method, (PHRASE, 2))
-    return PromptedCLIP(
-        clip, learner(method, clip), lambda n: Texts.from_names(n, *wording), class_names(classes), memory_gb
-    ).to(device())
-
-
-def naive_logits(model: PromptedCLIP, image: Tensor, classes: Tensor | None = None) -> Tensor:
-    """The family's forward pass: all texts, 77 rows each, for every batch."""
-    ids = naive.padded_ids(model.texts if classes is None else model.texts.select(classes)).to(image.device)
-    conditional = getattr(model.learner, "conditional", False)
-    prompts: Prompts | None = None if conditional else model.learner()
-    vision = None if prompts is None else prompts.vision
-    features = naive.encode_image(model.clip, image, vision, naive.sdpa)
-    prompts = model.learner(F.normalize(features, dim=-1)) if conditional else prompts
-    return naive.logits(model.clip, features, naive.encode_text(model.clip, ids, prompts.text, naive.sdpa))
+    made = getattr(trainers, method)(clip, options_of(method, changes), classes)
+    model = kind(clip, made, class_names(classes), memory_gb=memory_gb).to(device())
+    model.trained_on = tuple(model.classnames)
+    made.begin(model, RandomFeatures(classes, clip.embed_dim))
+    return model
 
 
 def images(batch: int) -> Tensor:

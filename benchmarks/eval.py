@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.common import arguments, classifier, count_flops, images, interleave, machine, markdown, naive_logits
+from benchmarks.common import NaiveCLIP, arguments, classifier, count_flops, images, interleave, machine, markdown
+from trainers import PromptedCLIP
 
 BATCHES, BATCH = 20, 32
 CASES = (("MaPLe", 100), ("MaPLe", 500))
@@ -17,13 +18,14 @@ TARGETS = {("MaPLe", 500): 3}
 
 @torch.no_grad()
 def measure(method: str, classes: int, precision: str, repeats: int) -> list[object]:
-    model, image = classifier(method, classes, precision).eval(), images(BATCH)
+    plain, model = (classifier(method, classes, precision, kind=kind).eval() for kind in (NaiveCLIP, PromptedCLIP))
+    image = images(BATCH)
 
     def first() -> None:
         model.set_classnames(model.classnames)  # a new evaluation starts with nothing cached
         model(image)
 
-    parts = (lambda: naive_logits(model, image), first, lambda: model(image))
+    parts = (lambda: plain(image), first, lambda: model(image))
     whole = [(n * BATCHES, f + (BATCHES - 1) * m) for n, f, m in (map(count_flops, parts), interleave(parts, repeats))]
     (naive_flops, our_flops), (naive, ours) = whole
     name = f"{method}, {classes} classes, {BATCHES} batches of {BATCH}"

@@ -26,7 +26,7 @@ def stages(method: str, classes: int, precision: str = "fp32") -> dict[str, Call
     longest = int(model.texts.lengths.max())
 
     def backward(encode: Callable[[PromptPlan], Tensor]) -> Callable[[], object]:
-        return lambda: encode(model.learner().text).square().mean().backward()
+        return lambda: encode(model.method.prompts().text).square().mean().backward()
 
     def plain(tokens: Tensor) -> Callable[[], object]:
         return backward(lambda plan: naive.encode_text(model.clip, tokens, plan, naive.sdpa))

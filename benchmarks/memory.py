@@ -47,7 +47,7 @@ def measure(method: str, classes: int, budget: float, plain: bool, precision: st
         torch.cuda.reset_peak_memory_stats()
     synchronize()
     start, before = time.perf_counter(), peak_gb()
-    plan = model.learner().text
+    plan = model.method.prompts().text
     if plain:
         features = naive.encode_text(model.clip, ids, plan, naive.sdpa)
     else:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.common import (
+    NaiveCLIP,
     arguments,
     classifier,
     count_flops,
@@ -17,7 +18,6 @@ from benchmarks.common import (
     interleave,
     machine,
     markdown,
-    naive_logits,
 )
 
 CLASSES = (100, 500, 1000)
@@ -38,11 +38,11 @@ def measure(method: str, classes: int, batch: int, precision: str, repeats: int,
 
 def naive_text_tflop(method: str) -> float:
     """Per 100 classes, forward and backward: what remains of a step without its image side."""
-    model, image = classifier(method, 10), images(1)
+    model, image = classifier(method, 10, kind=NaiveCLIP), images(1)
 
     def step(names: list[str]) -> float:
         model.set_classnames(names)
-        return count_flops(lambda: naive_logits(model, image).sum().backward())
+        return count_flops(lambda: model(image).sum().backward())
 
     few, many = list(model.classnames), [*model.classnames, *model.classnames]
     return (step(many) - step(few)) * 10 / 1e12

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks import common, eval, ledger, memory, scaling, step
 from clip.model import CLIP
+from configs import methods
+from trainers import PromptedCLIP
+from trainers.losses import draw_candidates
+from trainers.method import Batch, Needs
+from trainers.vpt import VPT
+
+SAMPLED = {"EPT": True, "UPDATE_CLASS_NUM": 6, "LOCAL_CORRECTION": True}
 
 
 @pytest.fixture(autouse=True)
@@ -21,11 +29,43 @@ def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "images", picture)
 
 
-@pytest.mark.parametrize("case", [c for c in step.CASES if c.classes <= 100], ids=lambda case: case.name)
+SMALL = [case for case in step.cases([*methods()]) if case.classes <= 100]
+
+
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 def test_naive_and_ours_are_the_same_function(case: step.Case) -> None:
-    model, image = common.classifier(case.method, 7), step.images(2)
-    naive, ours = common.naive_logits(model, image), model(image)
-    assert (naive - ours).abs().max() <= 1e-4 * naive.abs().max()
+    """Of every method of the table: its logits, its loss, and what it learns in a step."""
+    case = replace(case, classes=7, batch=2)
+    image, found = step.images(2), []
+    for kind in (common.NaiveCLIP, PromptedCLIP):
+        model = common.classifier(case.method, 7, changes=case.changes, kind=kind)
+        found.append([model(image).detach()])
+        if case.train:
+            found[-1] += learned(model, step.draw_batch(case, model, draw_candidates)())
+    for naive, ours in zip(*found):
+        assert naive.any()
+        assert (naive - ours).abs().max() <= 1e-4 * naive.abs().max()
+
+
+def learned(model: PromptedCLIP, batch: Batch) -> list[Tensor]:
+    """Loss and gradients of a batch."""
+    terms = step.loss_of(model, batch)
+    model.method.backward(terms)
+    gradients = [p.grad.flatten() for p in model.method.parameters() if p.grad is not None]
+    return [sum(terms.values()).detach(), torch.cat(gradients)]
+
+
+def test_repetitions_change_no_loss() -> None:
+    """Naively an image's class is encoded once more; of which classes the loss is made stays the same."""
+    case, losses = step.Case("POMP", 9, 5, changes=SAMPLED), []
+    for kind, draw in ((common.NaiveCLIP, step.draw_with_repetitions), (PromptedCLIP, draw_candidates)):
+        model = common.classifier(case.method, case.classes, changes=case.changes, kind=kind)
+        make = step.draw_batch(case, model, draw)
+        torch.manual_seed(5)
+        losses.append([learned(model, make()) for _ in range(3)])
+        assert (len(make().classes.index) == 5 + 5) is (kind is common.NaiveCLIP)
+    for naive, ours in zip(*losses):
+        assert naive[0] == pytest.approx(ours[0].item(), rel=1e-4)
 
 
 def test_step_measures_less_work(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,7 +77,7 @@ def test_step_measures_less_work(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_sampled_step_encodes_the_candidates_only() -> None:
-    naive, ours = step.functions(step.Case("POMP", 50, 2, sampled=6), "fp32")
+    naive, ours = step.functions(step.Case("POMP", 50, 2, changes=SAMPLED), "fp32")
     naive_all, ours_all = step.functions(step.Case("POMP", 50, 2), "fp32")
     assert common.count_flops(ours) < common.count_flops(ours_all)
     assert common.count_flops(naive) < common.count_flops(naive_all)
@@ -54,9 +94,9 @@ def test_every_stage_of_the_ledger_has_the_gradient_of_the_plain_pass(monkeypatc
     monkeypatch.setattr(ledger, "classifier", lambda *args: made.append(common.classifier(*args)) or made[0])
     gradients, flops = [], []
     for step_of_stage in ledger.stages("MaPLe", 40).values():
-        made[0].learner.zero_grad()
+        made[0].method.zero_grad()
         flops.append(common.count_flops(step_of_stage))
-        gradients.append(torch.cat([p.grad.flatten() for p in made[0].learner.parameters() if p.grad is not None]))
+        gradients.append(torch.cat([p.grad.flatten() for p in made[0].method.parameters() if p.grad is not None]))
     assert flops[:4] == sorted(flops[:4], reverse=True)
     assert len(set(flops[:4])) == 4
     for gradient in gradients[1:]:
@@ -69,7 +109,7 @@ def test_memory_is_that_of_one_and_the_same_step(monkeypatch: pytest.MonkeyPatch
         model = common.classifier("MaPLe", 20)
         monkeypatch.setattr(memory, "classifier", lambda *args, model=model: model)
         memory.measure("MaPLe", 20, budget, plain, "fp32")
-        gradients.append(torch.cat([p.grad.flatten() for p in model.learner.parameters() if p.grad is not None]))
+        gradients.append(torch.cat([p.grad.flatten() for p in model.method.parameters() if p.grad is not None]))
     assert gradients[0].any()
     for gradient in gradients[1:]:
         assert (gradient - gradients[0]).abs().max() <= 1e-4 * gradients[0].abs().max()
@@ -82,8 +122,39 @@ def test_scaling_counts_the_naive_text_side() -> None:
     assert row[3] < row[4] + 1  # TFLOP of ours
 
 
+def test_sizes_are_those_of_the_papers() -> None:
+    """CoOp 16 random tokens, MaPLe 2 in 9 layers, VPT 8 in 12; RPP's step is compared with MaPLe's, at its size."""
+    coop, maple, vpt = (common.options_of(method) for method in ("CoOp", "MaPLe", "VPT"))
+    assert (coop.N_CTX, coop.CTX_INIT) == (16, "")
+    assert (maple.N_CTX, maple.PROMPT_DEPTH, vpt.N_CTX_VISION, vpt.PROMPT_DEPTH_VISION) == (2, 9, 8, 12)
+    rpp = common.options_of("RPP", step.RPP.changes)
+    assert (rpp.N_CTX_TEXT, rpp.N_CTX_VISION, rpp.PROMPT_DEPTH_TEXT, rpp.PROMPT_DEPTH_VISION) == (2, 2, 9, 9)
+    assert (rpp.RESIDUAL, rpp.LAMBDA) == ("carry", 0)
+
+
+def test_any_method_can_be_timed() -> None:
+    """One without a case has a step of its own settings; zero-shot CLIP has inference alone."""
+    assert step.cases([]) == [*step.CASES]
+    assert step.cases(["ProGrad", "VPT"]) == [step.Case("VPT"), step.Case("ProGrad")]
+    assert [case.train for case in step.cases(["ZeroshotCLIP", "PromptSRC"])] == [False, True]
+    with pytest.raises(SystemExit):
+        step.main(["--only", "MaPle"])
+
+
+def test_a_method_is_served_as_by_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several views of an image, and a beginning with features of training images."""
+    begun = []
+    monkeypatch.setattr(VPT, "needs", classmethod(lambda cls, options: Needs(images=True, views=3)))
+    monkeypatch.setattr(VPT, "begin", lambda self, classifier, data: begun.append(data.features("train", 2)))
+    model = common.classifier("VPT", 3)
+    batch = step.draw_batch(step.Case("VPT", 3, 2), model, draw_candidates)()
+    assert [view.shape for view in batch.views] == [batch.image.shape] * 2
+    assert not torch.equal(batch.image, batch.views[0]) and not torch.equal(*batch.views)
+    assert begun[0][0].shape == (2, 48, 64) and begun[0][1].bincount().tolist() == [16, 16, 16]
+    assert model.is_trained_on_these
+
+
 def test_the_step_benchmark_prints_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(step, "CASES", (step.Case("VPT", 5, 2),))
-    monkeypatch.setattr(sys, "argv", ["step", "--only", "VPT", "--repeats", "1", "--threads", "1"])
-    step.main()
+    step.main(["--only", "VPT", "--repeats", "1", "--threads", "1"])
     assert "| VPT, 5 classes, batch 2, train" in capsys.readouterr().out

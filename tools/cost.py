@@ -68,6 +68,7 @@ def build(argv: Sequence[str]) -> PromptTrainer:
     with silence():
         cfg = train.setup_cfg(train.parse_args([*argv]))
         trainer = build_trainer(cfg)
+        trainer.begin()
     trainer.num_batches = len(trainer.train_loader_x)
     return trainer
 
