@@ -29,6 +29,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from dassl.utils import BrokenImageError, atomic_write, exit_status, read_image, read_text, set_exact_fp32
+from train import add_import, import_all
 
 # What needs torch is imported by the functions that use it: it takes seconds, and a usage needs none of it.
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model-dir", default="", help="folder of a training run; without it zero-shot CLIP is used")
+    add_import(parser)
     parser.add_argument("--load-epoch", type=int, help="epoch to load (default: the best model, else the newest)")
     parser.add_argument("--backbone", default="", help="CLIP model for zero-shot prediction (default: tiny)")
     parser.add_argument("--classes", nargs="+", default=[], help="class names (default: those of the training)")
@@ -57,6 +59,7 @@ def load(args: argparse.Namespace, classnames: Sequence[str]) -> PromptedCLIP:
     """The run's classifier; without a run zero-shot CLIP."""
     from trainers import load_classifier
 
+    import_all(args.imports)
     if args.model_dir and args.backbone:
         raise ValueError("--backbone is for zero-shot prediction; a run given by --model-dir has its own")
     return load_classifier(args.model_dir or args.backbone or "tiny", classnames, args.load_epoch, args.opts)

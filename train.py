@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from configs import methods
 from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_list
 from dassl.utils import collect_env_info, exit_status, set_exact_fp32, set_random_seed, setup_logger, sole_user_of
 
@@ -25,8 +27,27 @@ EMBEDDED_DATASET = CONFIGS / "datasets" / "tiny_shapes.yaml"
 
 
 def method_names() -> list[str]:
-    """The methods that have settings, which is all that are ours."""
-    return sorted(folder.name for folder in (CONFIGS / "trainers").iterdir() if folder.is_dir())
+    """Those of the table."""
+    return sorted(methods())
+
+
+def add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="of a method outside this folder, such as my_package.my_method; may be given again",
+    )
+
+
+def import_all(modules: Sequence[str]) -> None:
+    """Register the methods of modules; ValueError for one that cannot be imported, or has none."""
+    from trainers import import_methods
+
+    for module in modules:
+        import_methods(module)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -43,6 +64,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config-file", default="", help="method yaml, below configs/trainers")
     parser.add_argument("--dataset-config-file", default="", help="data set yaml, below configs/datasets")
     parser.add_argument("--trainer", default="", help=f"name of the method: {', '.join(method_names())}")
+    add_import(parser)
     parser.add_argument("--backbone", default="", help="CLIP model, e.g. ViT-B/16")
     parser.add_argument("--head", default="", help="unused, for scripts that pass it")
     parser.add_argument("--eval-only", action="store_true", help="load --model-dir and evaluate")
@@ -74,9 +96,11 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """The frozen config; without a data set or a method yaml the embedded ones are taken, and it says so."""
     from trainers import extend_cfg
 
+    import_all(args.imports)
     cfg = get_cfg_default()
     extend_cfg(cfg)
     given = dict(zip(args.opts[::2], args.opts[1::2]))
+    check_trainer(args, given.get("TRAINER.NAME", args.trainer))
     if args.dataset_config_file:
         merge_from_file(cfg, args.dataset_config_file)
     elif "DATASET.NAME" not in given:
@@ -104,6 +128,16 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         cfg.OUTPUT_DIR = default_output_dir(cfg, args)
     cfg.freeze()
     return cfg
+
+
+def check_trainer(args: argparse.Namespace, name: str) -> None:
+    """UnknownNameError for a method that is not there, which tells what to import if a run that is named knows it."""
+    from dassl.engine.record import recorded_config
+    from trainers.load import check_known
+
+    own_config = Path(args.config_file).parent if Path(args.config_file).name == "config.yaml" else ""
+    if name := name or (str(recorded_config(str(own_config)).get("TRAINER.NAME", "")) if own_config else ""):
+        check_known(name, *filter(None, (args.model_dir, args.resume, args.output_dir, own_config)))
 
 
 def default_output_dir(cfg: CfgNode, args: argparse.Namespace) -> str:

@@ -19,7 +19,7 @@ class Row:
     name: str
     file: str
     paper: str = ""
-    printed: str = ""
+    printed: str = ""  # methods() fills it and settings in, with the method's own name
     settings: str = ""
     zero_shot: bool = False
     recipes: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict)
@@ -36,4 +36,4 @@ class Row:
 def methods() -> dict[str, Row]:
     """The table by name."""
     content = yaml.safe_load((ROOT / "methods.yaml").read_text(encoding="utf-8"))
-    return {name: Row(name, **row) for name, row in content.items()}
+    return {name: Row(name, **{"printed": name, "settings": name, **row}) for name, row in content.items()}

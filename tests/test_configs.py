@@ -8,6 +8,7 @@ import pytest
 
 import train
 from clip.clip import OPENAI_MODELS
+from configs import methods
 from dassl.config import CfgNode, get_cfg_default, merge_from_file
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.data.transforms.transforms import AVAI_CHOICES
@@ -61,6 +62,11 @@ def test_method(path: Path) -> None:
 def test_every_method_runs_on_the_embedded_world(method: str) -> None:
     if TRAINER_REGISTRY.get(method).__module__.startswith("trainers."):
         assert (train.CONFIGS / "trainers" / method / "tiny.yaml").is_file()
+
+
+def test_the_methods_of_the_table_are_those_with_settings() -> None:
+    """So that the scripts, which list folders, and the commands, which read the table, know the same."""
+    assert {path.name for path in (train.CONFIGS / "trainers").iterdir()} == {*methods()}
 
 
 COMMON = {"OPTIM.NAME": "sgd", "OPTIM.LR_SCHEDULER": "cosine", "OPTIM.WARMUP_EPOCH": 1, "OPTIM.WARMUP_TYPE": "constant"}

@@ -17,7 +17,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from dassl.utils import exit_status
-from train import method_names
+from train import add_import, method_names
 
 
 def run_arguments(words: Sequence[str]) -> list[str]:
@@ -36,6 +36,7 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--complexity", action="store_true", help="FLOPs and images per second instead")
+    add_import(parser)
     return parser.parse_known_args(argv)
 
 
@@ -47,7 +48,8 @@ def run(complexity: bool, argv: Sequence[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args, words = parse_args(argv)
-    return exit_status(lambda: run(args.complexity, run_arguments(words)))
+    imports = [word for module in args.imports for word in ("--import", module)]
+    return exit_status(lambda: run(args.complexity, [*imports, *run_arguments(words)]))
 
 
 if __name__ == "__main__":

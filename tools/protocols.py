@@ -2,8 +2,9 @@
 
     python -m tools.protocols base2new METHOD [DATASET [SEED [CFG]]] [KEY VALUE ...]
 
-DATASET is the stem of a file in configs/datasets, CFG of one in configs/trainers/METHOD (default: the method's own for
-the protocol). Without a folder of data sets (--root, or DATA in the environment) the embedded world is taken.
+DATASET is the stem of a file in configs/datasets, CFG of one in configs/trainers/METHOD, or a path that ends in .yaml
+(default: the method's own for the protocol). Without a folder of data sets (--root, or DATA in the environment) the
+embedded world is taken. A method outside this folder: --import my_package.my_method, and CFG is a path.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
+from configs import methods
 from dassl.utils import exit_status
 from dassl.utils.registry import nearest_names
 from tools.jobs import Job, carry_out, local_worker
 from tools.results.render import paper_grid, render
 from tools.results.runs import read_runs
 from tools.results.tables import BENCHMARK, IMAGENET_SHIFTS, TINY_SHIFTS, build
-from train import CONFIGS, method_names
+from train import CONFIGS, add_import, import_all, method_names
 
-ZERO_SHOT = ("ZeroshotCLIP", "ZeroshotCLIP2")
 TRANSFERS = ("xd", "dg", "pretrain")
 
 
@@ -48,38 +49,14 @@ EMBEDDED = World(
     TINY_SHIFTS,
 )
 
-# The settings that papers use, by protocol; other methods and protocols need CFG. More of CoOp: below.
-DEFAULT_CONFIGS = {
-    "ZeroshotCLIP": dict.fromkeys(("base2new", "zeroshot"), "vit_b16"),
-    "ZeroshotCLIP2": dict.fromkeys(("base2new", "zeroshot"), "vit_b16"),
-    "CoOp": {"base2new": "vit_b16_ctxv1"},
-    "CoCoOp": dict.fromkeys(("base2new", "xd", "dg", "fewshot"), "vit_b16_c4_ep10_batch1_ctxv1"),
-    "VPT": dict.fromkeys(("base2new", "xd", "dg", "fewshot"), "vit_b16_c2_ep5_batch4_4"),
-    "IVLP": dict.fromkeys(("base2new", "xd", "dg", "fewshot"), "vit_b16_c2_ep5_batch4_2+2ctx"),
-    "MaPLe": {
-        "base2new": "vit_b16_c2_ep5_batch4_2ctx",
-        **dict.fromkeys(("xd", "dg"), "vit_b16_c2_ep5_batch4_2ctx_cross_datasets"),
-        "fewshot": "vit_b16_c2_ep5_batch4_2ctx_few_shot",
-    },
-    "POMP": {
-        **dict.fromkeys(("base2new", "xd", "dg", "fewshot"), "vit_b16_ep5_all_classes"),
-        "pretrain": "vit_b16_ep5_randaug2",
-    },
-    "RPP": {
-        "base2new": "vit_b16_ep5_batch4_base2new",
-        **dict.fromkeys(("xd", "dg"), "vit_b16_ep2_batch4_cross_datasets"),
-        "fewshot": "vit_b16_ep50_batch4_few_shot",
-        "pretrain": "vit_b16_ep5_randaug2",
-    },
-}
-
 
 @dataclass(frozen=True)
 class Series:
     """One method with one seed, under any protocol.
 
-    config: stem of its settings, "" for the protocol's default; variant: added to the settings' name in folders, for
-    runs that ``opts`` (KEY VALUE ...) tell apart. init: prompts to start from, and needs: the run that makes them.
+    config: stem or path of its settings, "" for the protocol's default; variant: added to the settings' name in
+    folders, for runs that ``opts`` (KEY VALUE ...) tell apart. init: prompts to start from, and needs: the run that
+    makes them. imports: modules of methods outside the tree.
     """
 
     method: str
@@ -92,10 +69,16 @@ class Series:
     needs: tuple[str, ...] = ()
     root: str = ""
     out: str = "output"
+    imports: tuple[str, ...] = ()
 
     @property
     def zero_shot(self) -> bool:
-        return self.method in ZERO_SHOT
+        return self.method in zero_shot_methods()
+
+    @property
+    def settings(self) -> str:
+        """As folders name them."""
+        return Path(self.config).stem if is_path(self.config) else self.config
 
 
 # Protocols ------------------------------------------------------------------------------------------------------------
@@ -104,7 +87,7 @@ class Series:
 def base2new(series: Series, dataset: str) -> list[Job]:
     """Train on the base classes (the first half), which also tests on them; then test on the new ones."""
     series = with_config(series, "base2new", dataset)
-    name = f"{dataset}/shots_{series.shots}/{series.method}/{series.config}{series.variant}/seed{series.seed}"
+    name = f"{dataset}/shots_{series.shots}/{series.method}/{series.settings}{series.variant}/seed{series.seed}"
     base = f"{series.out}/base2new/{'test_base' if series.zero_shot else 'train_base'}/{name}"
     new = f"{series.out}/base2new/test_new/{name}"
     few = ("DATASET.NUM_SHOTS", str(series.shots))
@@ -131,7 +114,7 @@ def transfer(series: Series, source: str, targets: Iterable[str], protocol: str 
     series = with_config(series, protocol, source)
     folder = home(series, source)
     always_test = ("TEST.NO_TEST", "False") if protocol == "pretrain" else ()
-    name = f"{series.config}{series.variant}_{series.shots}shots"
+    name = f"{series.settings}{series.variant}_{series.shots}shots"
     return [training(series, source, folder, *always_test)] + [
         evaluation(series, target, f"{series.out}/evaluation/{series.method}/{name}/{target}/seed{series.seed}", folder)
         for target in targets
@@ -141,9 +124,11 @@ def transfer(series: Series, source: str, targets: Iterable[str], protocol: str 
 def zeroshot(series: Series, dataset: str) -> list[Job]:
     """Test hand-written templates on all classes."""
     if not series.zero_shot:
-        raise ValueError(f"the method of the zero-shot protocol must be one of {', '.join(ZERO_SHOT)}: {series.method}")
+        raise ValueError(
+            f"the method of the zero-shot protocol must be one of {', '.join(zero_shot_methods())}: {series.method}"
+        )
     series = with_config(series, "zeroshot", dataset)
-    folder = f"{series.out}/{series.method}/{series.config}{series.variant}/{dataset}"
+    folder = f"{series.out}/{series.method}/{series.settings}{series.variant}/{dataset}"
     return [evaluation(series, dataset, folder, "")]
 
 
@@ -164,7 +149,7 @@ def usual_data(protocol: str, world: World) -> tuple[str, tuple[str, ...]]:
 
 def home(series: Series, dataset: str) -> str:
     """Folder of a run that is trained on all classes of ``dataset``."""
-    name = f"{series.config}{series.variant}_{series.shots}shots"
+    name = f"{series.settings}{series.variant}_{series.shots}shots"
     return f"{series.out}/{dataset}/{series.method}/{name}/seed{series.seed}"
 
 
@@ -183,6 +168,7 @@ def evaluation(series: Series, dataset: str, folder: str, model_dir: str, *opts:
 def arguments(series: Series, dataset: str, folder: str) -> tuple[str, ...]:
     """What every run of ``train.py`` is given."""
     return (
+        *(word for module in series.imports for word in ("--import", module)),
         *(("--root", series.root) if series.root else ()),
         *("--seed", str(series.seed), "--trainer", series.method),
         *("--dataset-config-file", dataset_file(dataset), "--config-file", config_file(series.method, series.config)),
@@ -199,7 +185,24 @@ def embedded(dataset: str) -> bool:
 
 def with_config(series: Series, protocol: str, dataset: str) -> Series:
     """The series with the protocol's settings, if it has none of its own."""
+    check_method(series)
     return series if series.config else replace(series, config=default_config(series, protocol, dataset))
+
+
+def check_method(series: Series) -> None:
+    """``ValueError`` for a method that is neither in the table nor in a module that is imported."""
+    known = [*methods()]
+    if series.imports:
+        from dassl.engine import TRAINER_REGISTRY  # not at the top: it needs torch, which a usage does not
+
+        import_all(series.imports)
+        known = TRAINER_REGISTRY.registered_names()
+    if series.method not in known:
+        raise ValueError(unknown("method", series.method, known))
+
+
+def zero_shot_methods() -> list[str]:
+    return [row.name for row in methods().values() if row.zero_shot]
 
 
 def default_config(series: Series, protocol: str, dataset: str) -> str:
@@ -208,34 +211,30 @@ def default_config(series: Series, protocol: str, dataset: str) -> str:
     if embedded(dataset):
         own = protocol in TRANSFERS and "tiny_source" in stems(method)
         return "tiny_source" if own else "tiny"
-    if method == "CoOp" and (protocol == "fewshot" or dataset == "imagenet"):
-        return coop_config(protocol, dataset, series.shots)
-    if config := DEFAULT_CONFIGS.get(method, {}).get(protocol):
+    row = methods().get(method)
+    if config := row.recipe(protocol, dataset, series.shots) if row else "":
         return config
     raise ValueError(f"{method} has no default settings for {protocol}: give CFG, one of {', '.join(stems(method))}")
 
 
-def coop_config(protocol: str, dataset: str, shots: int) -> str:
-    """CoOp's epochs: 50 with one shot and on ImageNet, 100 with two and four, else 200 (CoOp, section 4.1)."""
-    if protocol != "fewshot":
-        return "vit_b16_ep50_ctxv1"
-    if dataset == "imagenet" or shots == 1:
-        return "vit_b16_ep50"
-    return "vit_b16_ep100" if shots in (2, 4) else "vit_b16"
-
-
 def stems(method: str) -> list[str]:
-    """Names of the method's settings; ``ValueError`` if there is no such method."""
-    folder = CONFIGS / "trainers" / method
-    if not folder.is_dir():
-        raise ValueError(unknown("method", method, method_names()))
-    return sorted(path.stem for path in folder.glob("*.yaml"))
+    """Names of the method's settings in the tree; ``ValueError`` if it has none there."""
+    if not (names := sorted(path.stem for path in (CONFIGS / "trainers" / method).glob("*.yaml"))):
+        raise ValueError(f"{method} has no settings in configs/trainers: give CFG, the path of a yaml")
+    return names
+
+
+def is_path(config: str) -> bool:
+    return config.endswith(".yaml")
 
 
 def config_file(method: str, config: str) -> str:
-    """Path of the method's settings; zero-shot methods share those of CoOp, which name the backbones."""
-    shared = method in ZERO_SHOT and config not in stems(method)
-    folder = "CoOp" if shared else method
+    """Path of the method's settings: its own, or those of the method that shares them."""
+    if is_path(config):
+        if not Path(config).is_file():
+            raise FileNotFoundError(f"no settings (CFG) {config}")
+        return config
+    folder = method if config in stems(method) else methods()[method].settings
     if config not in stems(folder):
         raise ValueError(unknown(f"settings (CFG) of {method}", config, stems(folder)))
     return os.path.relpath(CONFIGS / "trainers" / folder / f"{config}.yaml")
@@ -267,10 +266,10 @@ PLACES = {
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     usage = "\n".join(f"  {name} {' '.join(places)} [KEY VALUE ...]" for name, places in PLACES.items())
-    methods = f"METHOD is one of: {', '.join(method_names())}"
+    names = f"METHOD is one of: {', '.join(method_names())}"
     parser = argparse.ArgumentParser(
         prog="python -m tools.protocols",
-        description=f"{__doc__}\nAll but METHOD may be left out from the right:\n\n{usage}\n\n{methods}",
+        description=f"{__doc__}\nAll but METHOD may be left out from the right:\n\n{usage}\n\n{names}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("protocol", choices=PLACES)
@@ -279,9 +278,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", default="output", help="folder of all results")
     parser.add_argument("--init", default="", help="pretrained prompts to start from: a file, or the folder of a run")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
+    add_import(parser)
     args = parser.parse_intermixed_args(argv)
     if not args.words:
-        parser.error(f"{args.protocol} needs {' '.join(PLACES[args.protocol])} [KEY VALUE ...]; {methods}")
+        parser.error(f"{args.protocol} needs {' '.join(PLACES[args.protocol])} [KEY VALUE ...]; {names}")
     return args
 
 
@@ -317,6 +317,7 @@ def series_from(args: argparse.Namespace, places: dict[str, str], opts: tuple[st
         init=args.init,
         root=args.root,
         out=args.out,
+        imports=tuple(args.imports),
     )
 
 

@@ -29,7 +29,6 @@ from tools.protocols import (
     PLACES,
     REAL,
     TRANSFERS,
-    ZERO_SHOT,
     Series,
     embedded,
     jobs_of,
@@ -38,6 +37,7 @@ from tools.protocols import (
     transfer,
     unknown,
     usual_data,
+    zero_shot_methods,
 )
 
 PROTOCOLS = (*PLACES, "complexity")
@@ -93,7 +93,7 @@ def read_benchmark(path: str | Path) -> Benchmark:
 
 
 def check_keys(content: object, kind: type) -> None:
-    known = [part.name for part in fields(kind)]
+    known = [part.name for part in fields(kind) if part.name != "imports"]  # nothing that a file names is imported
     if not isinstance(content, dict):
         raise ValueError(f"expected a mapping with {', '.join(known)}, but got {content!r}")
     for key in content:
@@ -124,13 +124,19 @@ def with_default_data(benchmark: Benchmark) -> Benchmark:
 # Planning -------------------------------------------------------------------------------------------------------------
 
 
-def plan_jobs(benchmark: Benchmark, opts: Sequence[str] = (), root: str = "", out: str = "output") -> list[Job]:
+def plan_jobs(
+    benchmark: Benchmark,
+    opts: Sequence[str] = (),
+    root: str = "",
+    out: str = "output",
+    imports: Sequence[str] = (),
+) -> list[Job]:
     """Every job once, in an order in which each comes after those that it needs; first all of the first seed."""
     jobs: dict[str, Job] = {}
     for seed, method, shots, part in product(benchmark.seeds, benchmark.methods, benchmark.shots, parts(benchmark)):
-        if method.trainer in ZERO_SHOT and (seed, shots) != (benchmark.seeds[0], benchmark.shots[0]):
+        if method.trainer in zero_shot_methods() and (seed, shots) != (benchmark.seeds[0], benchmark.shots[0]):
             continue  # neither changes anything
-        start = Series(method.trainer, seed, method.config, shots=shots, root=root, out=out)
+        start = Series(method.trainer, seed, method.config, shots=shots, root=root, out=out, imports=tuple(imports))
         for series, before in expand(start, method, part, opts):
             for job in (*before, *jobs_of(part.protocol, series, part.datasets, part.source)):
                 jobs.setdefault(job.output_dir, job)
@@ -266,6 +272,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--root", default=os.environ.get("DATA", ""), help="folder of the data sets (default: $DATA)")
     parser.add_argument("--out", default="output", help="folder of all results")
     parser.add_argument("--dry-run", action="store_true", help="list the jobs, what is done, and the commands")
+    train.add_import(parser)
     parser.add_argument("--only", type=comma_separated, default=[], metavar="NAME,...", help="methods, data sets")
     parser.add_argument("--seeds", type=numbers, default=[], metavar="N,...", help="instead of the file's")
     parser.add_argument("--gpus", type=comma_separated, default=[], metavar="N,...", help="one job on each of them")
@@ -280,7 +287,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.file} needs data sets: give the folder that holds them by --root, or DATA=...")
     if benchmark.protocol == "complexity":
         return complexity(benchmark, args)
-    jobs = plan_jobs(benchmark, args.opts, args.root, args.out)
+    jobs = plan_jobs(benchmark, args.opts, args.root, args.out, args.imports)
     print(f"{benchmark.title} ({benchmark.paper})" if benchmark.paper else benchmark.title)
     if args.dry_run:
         for job, found in states(jobs).items():
@@ -295,7 +302,7 @@ def run(args: argparse.Namespace) -> int:
 
 def complexity(benchmark: Benchmark, args: argparse.Namespace) -> int:
     """The cost of every method on every data set, instead of its accuracy."""
-    jobs = plan_jobs(replace(benchmark, protocol="fewshot", seeds=[1]), args.opts, args.root, args.out)
+    jobs = plan_jobs(replace(benchmark, protocol="fewshot", seeds=[1]), args.opts, args.root, args.out, args.imports)
     print(benchmark.title)
     if args.dry_run:
         print("\n".join(f"python -m tools.plan --complexity {job.command().partition('train.py ')[2]}" for job in jobs))

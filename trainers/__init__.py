@@ -1,5 +1,8 @@
 """Methods, one file each; ``configs/methods.yaml`` is their table. ``from trainers import MaPLe, load_classifier``."""
 
+import os
+import re
+import sys
 from importlib import import_module
 from types import ModuleType
 
@@ -19,17 +22,44 @@ __all__ = ["Method", "PromptTrainer", "PromptedCLIP", "extend_cfg", "import_meth
 
 def register(method: type[Method]) -> type[PromptTrainer]:
     """Make ``--trainer <name of the class>`` train this method; returns the trainer."""
-    trainer = type(method.__name__, (PromptTrainer,), {"method": method, "__doc__": method.__doc__})
-    TRAINER_REGISTRY.register(trainer, force=method.__name__ in TRAINER_REGISTRY)
+    name, module = method.__name__, method.__module__
+    known = TRAINER_REGISTRY.get(name) if name in TRAINER_REGISTRY else None
+    if known and known.__module__ != module:  # the same again is fine, as in a notebook
+        raise ValueError(f"{module} defines {name}, but so does {known.__module__}: rename the class")
+    trainer = type(name, (PromptTrainer,), {"method": method, "__doc__": method.__doc__, "__module__": module})
+    TRAINER_REGISTRY.register(trainer, force=known is not None)
     return trainer
 
 
 def import_methods(module: str) -> ModuleType:
-    """Import a module, such as ``my_package.my_method``, and register the methods that it defines."""
-    imported = import_module(module)
-    for one in vars(imported).values():
-        if isinstance(one, type) and issubclass(one, Method) and one.__module__ == module:
-            register(one)
+    """Import a module, such as ``my_package.my_method``, and register the methods that it, or a part of it, defines.
+
+    It may lie in the current folder. ValueError if it is not there, lacks something, or defines no method.
+    """
+    if not re.fullmatch(r"\w+(\.\w+)*", module) or module.endswith(".py"):
+        raise ValueError(f"Cannot import {module!r}: give a module's name, such as my_package.my_method")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # behind a script's own folder, which has the packages that modules import
+    try:
+        imported = import_module(module)
+    except ModuleNotFoundError as error:
+        top = module.partition(".")[0]
+        if not f"{module}.".startswith(f"{error.name}."):
+            reason = f"it needs {error.name}, which is not installed"
+        elif top in sys.modules:
+            reason = f"it is no part of {sys.modules[top]}"
+        else:
+            reason = f"there is none in {here} or on Python's path"
+        raise ValueError(f"Cannot import {module}: {reason}") from error
+    own = [
+        one
+        for one in vars(imported).values()
+        if isinstance(one, type) and issubclass(one, Method) and f"{one.__module__}.".startswith(f"{module}.")
+    ]
+    if not own:
+        raise ValueError(f"{module} ({imported.__file__}) defines no method, a subclass of trainers.Method")
+    for method in own:
+        register(method)
     return imported
 
 

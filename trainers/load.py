@@ -6,6 +6,7 @@ classifier.predict("photo.jpg", topk=2)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from configs import methods
 from dassl.config import CfgNode, check_values, get_cfg_default, merge_from_file, merge_from_list
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.record import recorded_config
 from dassl.utils import read_json
+from dassl.utils.registry import UnknownNameError, nearest_names
 
 from .checkpoints import load_prompts
 from .method import Method, Options
@@ -77,13 +80,14 @@ def load_run(
 ) -> PromptedCLIP:
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.yaml")
+    check_known(str(recorded_config(str(folder)).get("TRAINER.NAME", "")), folder)
     merge_from_file(cfg, str(folder / "config.yaml"))
     if not cfg.TRAINER.NAME:
         raise ValueError(
             f"{folder / 'config.yaml'} does not say what was trained (TRAINER.NAME); is the file complete?"
         )
     merge_from_list(cfg, list(opts))
-    record = read_json(str(folder / "metrics.json")) if (folder / "metrics.json").is_file() else {}
+    record = read_record(folder)
     classnames = classnames or trained_classes(folder, record)
     told = record if isinstance(record, Mapping) else {}
     template = cfg.DATASET.TEMPLATE or told.get("template") or TEMPLATE
@@ -92,6 +96,28 @@ def load_run(
     if any(True for _ in classifier.method.parameters()):
         load_prompts(classifier, str(folder), epoch)
     return classifier
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """A run's ``metrics.json``; empty if it has none."""
+    return read_json(str(folder / "metrics.json")) if (folder / "metrics.json").is_file() else {}
+
+
+def check_known(trainer: str, *folders: str | Path) -> None:
+    """UnknownNameError for a trainer that is not registered, which tells the module that a run of it in one of the
+    folders has on record. It is only told: what a file names is never imported."""
+    if trainer in TRAINER_REGISTRY:
+        return
+    records = (read_record(Path(folder)) for folder in folders)
+    runs = [record for record in records if isinstance(record, Mapping) and record.get("trainer") == trainer]
+    modules = [record.get("trainer_module") for record in runs]
+    named = [module for module in modules if isinstance(module, str) and re.fullmatch(r"\w+(\.\w+)*", module)]
+    near = nearest_names(trainer, TRAINER_REGISTRY.registered_names())
+    hint = f"; nearest: {', '.join(near)}" if near and not named else ""
+    raise UnknownNameError(
+        f'There is no trainer "{trainer}"{hint}; if it is a method of your own, give --import'
+        f" {named[0] if named else 'MODULE'}, or in Python call trainers.register"
+    )
 
 
 def trained_classes(folder: Path, record: Mapping[str, Any]) -> list[str]:

@@ -251,6 +251,7 @@ class SimpleTrainer(TrainerBase):
             }
         params = (param for model in self._models.values() for param in model.parameters())
         facts = {
+            "trainer_module": type(self).__module__,
             "num_classes": self.num_classes,
             "eval_only": not self.has_trained,
             "epoch": self.epochs_done,

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from configs import methods
 from tools import jobs, protocols
-from tools.protocols import DEFAULT_CONFIGS, EMBEDDED, REAL, Series
+from tools.protocols import EMBEDDED, REAL, Series
 
 from .small_world import accuracies, small_world  # noqa: F401 - a fixture
 
@@ -77,6 +78,65 @@ def test_epochs_of_coop_depend_on_shots(dataset: str, shots: int, config: str) -
     assert job.output_dir == f"output/{dataset}/CoOp/{config}_{shots}shots/seed1"
 
 
+# Method, protocol and data set ("*": any other) to the settings of 1, 2, 4, 8 and 16 shots; without an entry: none.
+SAME = {
+    "ZeroshotCLIP": {"base2new": "vit_b16", "zeroshot": "vit_b16"},
+    "ZeroshotCLIP2": {"base2new": "vit_b16", "zeroshot": "vit_b16"},
+    "CoCoOp": dict.fromkeys(("base2new", "xd", "dg", "fewshot"), "vit_b16_c4_ep10_batch1_ctxv1"),
+    "VPT": dict.fromkeys(("base2new", "xd", "dg", "fewshot"), "vit_b16_c2_ep5_batch4_4"),
+    "IVLP": dict.fromkeys(("base2new", "xd", "dg", "fewshot"), "vit_b16_c2_ep5_batch4_2+2ctx"),
+    "MaPLe": {
+        "base2new": "vit_b16_c2_ep5_batch4_2ctx",
+        "xd": "vit_b16_c2_ep5_batch4_2ctx_cross_datasets",
+        "dg": "vit_b16_c2_ep5_batch4_2ctx_cross_datasets",
+        "fewshot": "vit_b16_c2_ep5_batch4_2ctx_few_shot",
+    },
+    "POMP": {
+        **dict.fromkeys(("base2new", "xd", "dg", "fewshot"), "vit_b16_ep5_all_classes"),
+        "pretrain": "vit_b16_ep5_randaug2",
+    },
+    "RPP": {
+        "base2new": "vit_b16_ep5_batch4_base2new",
+        "xd": "vit_b16_ep2_batch4_cross_datasets",
+        "dg": "vit_b16_ep2_batch4_cross_datasets",
+        "fewshot": "vit_b16_ep50_batch4_few_shot",
+        "pretrain": "vit_b16_ep5_randaug2",
+    },
+}
+COOP = {
+    ("base2new", "imagenet"): ["vit_b16_ep50_ctxv1"] * 5,
+    ("base2new", "*"): ["vit_b16_ctxv1"] * 5,
+    **{(protocol, "imagenet"): ["vit_b16_ep50_ctxv1"] * 5 for protocol in ("xd", "dg", "pretrain")},
+    ("fewshot", "imagenet"): ["vit_b16_ep50"] * 5,
+    ("fewshot", "*"): ["vit_b16_ep50", "vit_b16_ep100", "vit_b16_ep100", "vit_b16", "vit_b16"],
+}
+ANSWERS = {
+    **{(m, p, "*"): [config] * 5 for m, configs in SAME.items() for p, config in configs.items()},
+    **{("CoOp", *key): configs for key, configs in COOP.items()},
+}
+PRETRAINED = ("CoOp", "IVLP", "MaPLe", "POMP", "RPP", "VPT")  # those with settings for the embedded source
+
+
+@pytest.mark.parametrize("protocol", protocols.PLACES)
+@pytest.mark.parametrize("method", [*SAME, "CoOp"])
+def test_usual_settings(method: str, protocol: str) -> None:
+    """Of every protocol, data set and number of shots, by the name in the folder."""
+    if protocol == "zeroshot" and not Series(method).zero_shot:
+        return
+    for dataset in (REAL.source, REAL.pretraining, *REAL.targets, *REAL.shifts):
+        usual = ANSWERS.get((method, protocol, "*"), [""] * 5)
+        for shots, config in zip((1, 2, 4, 8, 16), ANSWERS.get((method, protocol, dataset), usual)):
+            series = Series(method, shots=shots)
+            if config:
+                assert protocols.default_config(series, protocol, dataset) == config, (dataset, shots)
+            else:
+                with pytest.raises(ValueError, match=f"{method} has no default settings for {protocol}: give CFG, one"):
+                    protocols.default_config(series, protocol, dataset)
+    moved = protocol in protocols.TRANSFERS and method in PRETRAINED
+    for dataset in ("tiny_source", *EMBEDDED.targets):
+        assert protocols.default_config(Series(method), protocol, dataset) == ("tiny_source" if moved else "tiny")
+
+
 def test_zero_shot_methods_are_evaluated_only() -> None:
     (job,) = protocols.fewshot(Series("ZeroshotCLIP", shots=4), "dtd")
     assert job.output_dir == "output/ZeroshotCLIP/vit_b16/dtd" and "--eval-only" in job.argv
@@ -94,9 +154,10 @@ def test_initial_prompts_count_in_training_only() -> None:
 
 
 def test_every_default_config_exists() -> None:
-    for method, configs in DEFAULT_CONFIGS.items():
-        for protocol, config in configs.items():
-            assert Path(protocols.config_file(method, config)).is_file(), (method, protocol)
+    for method, row in methods().items():
+        for recipe in row.recipes.values():
+            for config in [recipe] if isinstance(recipe, str) else recipe.values():
+                assert Path(protocols.config_file(method, config)).is_file(), (method, config)
     for dataset in (*REAL.targets, *REAL.shifts, REAL.source, REAL.pretraining, *EMBEDDED.targets, *EMBEDDED.shifts):
         assert Path(protocols.dataset_file(dataset)).is_file()
 

@@ -46,7 +46,7 @@ RUN = {
     "subsample_classes": CLASSES,
     "eval_only": TRUTH,
 }
-RUN_MAY_HAVE = {"finished": TEXT, "model_dir": PATH, "history": LIST}
+RUN_MAY_HAVE = {"trainer_module": TEXT, "finished": TEXT, "model_dir": PATH, "history": LIST}
 RESULT_MAY_HAVE = {"error_rate": PERCENT, "macro_f1": PERCENT, "total": LABEL, "correct": LABEL, "per_class": LIST}
 PER_CLASS = {"label": LABEL, "classname": NAME, "accuracy": PERCENT}
 EPOCH_MAY_HAVE = {"loss": NUMBER, "val_accuracy": PERCENT}

@@ -13,14 +13,15 @@ from typing import Any
 
 import yaml
 
+from configs import methods
 from dassl.config import flatten_cfg
 from dassl.utils import read_json
-from train import method_names
 
 from .checks import INTEGER, MAPPING, NAME, PATH, check_run, require
 
 PROJECT = Path(__file__).resolve().parents[2]
-METHOD_NAMES = {"ZeroshotCLIP": "CLIP", "ZeroshotCLIP2": "CLIP (ensemble)"}
+PRINTED = {name: row.printed for name, row in methods().items()}
+ZERO_SHOT = [row.printed for row in methods().values() if row.zero_shot]
 _SHARED_WITH_ORIGIN = ("method", "setting", "shots", "seed", "backbone")
 SOURCES = ("imagenet_21k", "imagenet", "tiny_source")  # what prompts are usually transferred from
 
@@ -42,6 +43,7 @@ class Run:
     classes: all | base | new. shots: images per class; 0: zero-shot; -1: all images.
     model_dir: folder an evaluation loaded its prompts from; source: the data set they were trained on ("": unknown).
     results: what the evaluator found on the test split. config: leaves of the configuration that trained the prompts.
+    module: of a method outside the tree.
     """
 
     folder: Path
@@ -59,6 +61,7 @@ class Run:
     history: list[dict[str, Any]] = field(repr=False)
     config: dict[str, Any] = field(repr=False)
     source: str = ""
+    module: str = ""
 
     @property
     def accuracy(self) -> float:
@@ -66,11 +69,13 @@ class Run:
 
     @property
     def zero_shot(self) -> bool:
-        return self.method in METHOD_NAMES.values()
+        return self.method in ZERO_SHOT
 
     def command(self) -> str:
         """The command that makes this run again, from its recorded configuration."""
         words = ["python", "train.py", "--config-file", str(self.folder / "config.yaml")]
+        if self.module:
+            words[2:2] = ["--import", self.module]
         if (PROJECT / f"configs/datasets/{self.dataset}.yaml").is_file():
             words[2:2] = ["--dataset-config-file", f"configs/datasets/{self.dataset}.yaml"]
         if self.eval_only and not self.zero_shot:
@@ -108,9 +113,9 @@ def read_runs(paths: Iterable[Path]) -> list[Run]:
 def _contradiction(run: Run) -> str:
     """What the family's folder layout tells of a run otherwise than its record; "" if nothing."""
     told = parse_layout(run.folder)
-    names = {"method": METHOD_NAMES.get(told.get("method", ""), told.get("method"))}
+    names = {"method": PRINTED.get(told.get("method", ""), told.get("method"))}
     names["data set"] = _dataset_stems().get(told.get("dataset", ""), told.get("dataset"))
-    known = {*method_names(), *METHOD_NAMES.values(), *_dataset_stems().values()}  # others are somebody's own folders
+    known = {*PRINTED, *PRINTED.values(), *_dataset_stems().values()}  # others are somebody's own folders
     recorded = {"method": run.method, "data set": run.dataset, "seed": str(run.seed), "shots": str(run.shots)}
     found = {what: name for what, name in names.items() if name in known}
     if told:
@@ -139,8 +144,8 @@ def _read_run(folder: Path, root: Path) -> Run | None:
 
 def _make_run(folder: Path, root: Path, metrics: dict[str, Any], results: dict[str, Any]) -> Run:
     check_run(metrics, results)
-    method = METHOD_NAMES.get(metrics["trainer"], metrics["trainer"])
-    zero_shot, place = method in METHOD_NAMES.values(), parse_layout(folder)
+    method = PRINTED.get(metrics["trainer"], metrics["trainer"])
+    zero_shot, place = method in ZERO_SHOT, parse_layout(folder)
     config = _read_config(folder)
     dataset = _dataset_name(metrics["dataset"], config)
     return Run(
@@ -158,6 +163,7 @@ def _make_run(folder: Path, root: Path, metrics: dict[str, Any], results: dict[s
         results=results,
         history=metrics.get("history", []),
         config=config,
+        module="" if metrics["trainer"] in PRINTED else metrics.get("trainer_module", ""),
     )
 
 
