@@ -25,8 +25,8 @@ EMBEDDED_DATASET = CONFIGS / "datasets" / "tiny_shapes.yaml"
 
 
 def method_names() -> list[str]:
-    """The methods that have settings, which is all that are ours."""
-    return sorted(folder.name for folder in (CONFIGS / "trainers").iterdir() if folder.is_dir())
+    """The methods that have settings, which is all that are ours; what they share is in ``_base``."""
+    return sorted(folder.name for folder in (CONFIGS / "trainers").glob("[!_]*") if folder.is_dir())
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

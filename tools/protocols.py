@@ -226,10 +226,9 @@ def coop_config(protocol: str, dataset: str, shots: int) -> str:
 
 def stems(method: str) -> list[str]:
     """Names of the method's settings; ``ValueError`` if there is no such method."""
-    folder = CONFIGS / "trainers" / method
-    if not folder.is_dir():
+    if method not in method_names():
         raise ValueError(unknown("method", method, method_names()))
-    return sorted(path.stem for path in folder.glob("*.yaml"))
+    return sorted(path.stem for path in (CONFIGS / "trainers" / method).glob("*.yaml"))
 
 
 def config_file(method: str, config: str) -> str:
