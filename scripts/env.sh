@@ -6,7 +6,7 @@ set -euo pipefail
 
 usage() { # the comment at the script's top, and the methods where it takes one
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
-  ! takes_method || (cd "$(dirname "${BASH_SOURCE[0]}")/../configs/trainers" && printf '\nMETHOD is one of: %s\n' "$(echo *)")
+  ! takes_method || (cd "$(dirname "${BASH_SOURCE[0]}")/../configs/trainers" && printf '\nMETHOD is one of: %s\n' "$(echo [!_]*)")
 }
 
 takes_method() {

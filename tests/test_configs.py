@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import pytest
+import yaml
 
+import datasets  # noqa: F401 - registers the data sets
 import train
 from clip.clip import OPENAI_MODELS
 from configs import methods
-from dassl.config import CfgNode, get_cfg_default, merge_from_file
+from dassl.config import CfgNode, flatten_cfg, get_cfg_default, load_yaml, merge_from_file
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.data.transforms.transforms import AVAI_CHOICES
 from dassl.engine import TRAINER_REGISTRY
+from tools import protocols
 from trainers import extend_cfg
 
 DATASETS = sorted((train.CONFIGS / "datasets").glob("*.yaml"))
-METHODS = sorted((train.CONFIGS / "trainers").glob("*/*.yaml"))
+METHODS = sorted((train.CONFIGS / "trainers").glob("[!_]*/*.yaml"))
+BASES = sorted((train.CONFIGS / "trainers" / "_base").glob("*.yaml"))
 
 
 def merged(path: Path) -> CfgNode:
@@ -66,7 +71,43 @@ def test_every_method_runs_on_the_embedded_world(method: str) -> None:
 
 def test_the_methods_of_the_table_are_those_with_settings() -> None:
     """So that the scripts, which list folders, and the commands, which read the table, know the same."""
-    assert {path.name for path in (train.CONFIGS / "trainers").iterdir()} == {*methods()}
+    assert {path.name for path in (train.CONFIGS / "trainers").glob("[!_]*")} == {*methods()}
+
+
+def own_leaves(path: Path) -> dict[str, object]:
+    """What a file itself says, by dotted key."""
+    return flatten_cfg(yaml.safe_load(path.read_text()))
+
+
+def base_of(path: Path) -> Path | None:
+    base = own_leaves(path).get("_BASE_")
+    return base and (path.parent / base).resolve()
+
+
+@pytest.mark.parametrize("path", [*METHODS, *BASES], ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_file_says_only_what_its_base_does_not(path: Path) -> None:
+    own, base = own_leaves(path), base_of(path)
+    inherited = flatten_cfg(load_yaml(base)) if base else {}
+    assert [key for key in own.keys() & inherited.keys() if own[key] == inherited[key]] == []
+
+
+COPIED = 5  # leaves, at most: the lengths and depths of one method's prompts, say
+
+
+@pytest.mark.parametrize("method", sorted({path.parent.name for path in METHODS}))
+def test_files_of_a_method_are_no_copies_of_each_other(method: str) -> None:
+    """What two files (bases too) both say belongs to a base of both."""
+    files = [path for path in METHODS if path.parent.name == method]
+    for one, other in combinations([*files, *BASES], 2):
+        shared = own_leaves(one).items() & own_leaves(other).items()
+        assert one in BASES or len(shared) <= COPIED, f"{one} and {other} both say {shared}"
+
+
+def test_every_base_is_used_and_is_no_method() -> None:
+    assert {base_of(path) for path in [*METHODS, *BASES]} >= {*BASES}
+    assert "_base" not in train.method_names()
+    with pytest.raises(ValueError, match="unknown method '_base'"):
+        protocols.check_method(protocols.Series("_base"))
 
 
 COMMON = {"OPTIM.NAME": "sgd", "OPTIM.LR_SCHEDULER": "cosine", "OPTIM.WARMUP_EPOCH": 1, "OPTIM.WARMUP_TYPE": "constant"}

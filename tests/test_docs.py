@@ -120,9 +120,9 @@ def test_the_documented_loss_is_that_of_the_released_code(example: type[PromptTr
 
 
 def test_the_documented_method_learns(example: type[PromptTrainer], tmp_path: Path) -> None:
-    settings = blocks("yaml")[0]
+    settings = blocks("yaml")[-1]
     assert yaml.safe_load(settings)["TRAINER"] == {"KGCOOP": {"PREC": "fp32"}}
-    (tmp_path / "tiny.yaml").write_text(settings)
+    (tmp_path / "tiny.yaml").write_text(settings.replace("_BASE_: ..", f"_BASE_: {ROOT / 'configs/trainers'}"))
     argv = ["--trainer", "KgCoOp", "--config-file", str(tmp_path / "tiny.yaml"), "--output-dir", str(tmp_path / "run")]
     argv += ["--dataset-config-file", str(ROOT / "configs/datasets/tiny_digits.yaml"), "--seed", "1"]
     assert train.main([*argv, "DATASET.NUM_SHOTS", "4", "OPTIM.MAX_EPOCH", "3"]) == 0

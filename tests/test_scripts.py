@@ -66,7 +66,9 @@ def test_help(script: str) -> None:
     assert f"bash scripts/{script}.sh METHOD" in shown and "#" not in shown
 
 
-METHODS = sorted(folder.name for folder in (SCRIPTS.parent / "configs" / "trainers").iterdir())
+METHODS = sorted(
+    folder.name for folder in (SCRIPTS.parent / "configs" / "trainers").iterdir() if folder.name != "_base"
+)
 
 
 @pytest.mark.parametrize("script", WORDS)

@@ -1,7 +1,10 @@
 """The configuration tree: the defaults, into which YAML files and ``KEY VALUE`` pairs are merged."""
 
 import math
+import os
 import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,6 +20,7 @@ __all__ = [
     "clean_cfg",
     "flatten_cfg",
     "get_cfg_default",
+    "load_yaml",
     "merge_from_file",
     "merge_from_list",
     "read_yaml",
@@ -61,18 +65,68 @@ def read_yaml(path: str) -> dict[str, Any]:
 
 
 def merge_from_file(cfg: CfgNode, path: str) -> None:
-    """Merge a YAML file into ``cfg``.
+    """Merge a YAML file into ``cfg``, after the file that its key ``_BASE_`` names (see ``load_yaml``).
 
-    Raises ``FileNotFoundError``, a ``KeyError`` naming an unknown key and its neighbours, or ``ValueError`` for a file
-    that is not a YAML mapping or a value of another type than the default's. Nothing is merged then.
+    Raises, besides what ``load_yaml`` does, a ``KeyError`` naming an unknown key and its neighbours, or ``ValueError``
+    for a value of another type than the default's; both name the file that holds it. Nothing is merged then.
     """
-    loaded = read_yaml(path)
-    for key, value in flatten_cfg(loaded).items():
-        _check_key(cfg, key, f' in "{path}"')
-        if value is None:
-            raise ValueError(f'{key} has no value (in "{path}"); is the file complete?')
-    loaded = _with_floats(cfg, loaded)
-    _merge(cfg, lambda tree: tree.merge_from_other_cfg(CfgNode(loaded)), f' (in "{path}")')
+    files = _with_bases(path)
+    for name, content in files:
+        for key, value in flatten_cfg(content).items():
+            _check_key(cfg, key, f" in {name}")
+            if value is None:
+                raise ValueError(f"{key} has no value (in {name}); is the file complete?")
+    pieces = [(_with_floats(cfg, content), f" (in {name})") for name, content in files]
+    _merge(cfg, lambda tree, content: tree.merge_from_other_cfg(CfgNode(content)), pieces)
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """What a YAML file holds, over what the file holds that its key ``_BASE_`` names, and so on.
+
+    ``_BASE_: ../other.yaml`` is relative to the file that says it; sections are merged, other values replaced. Raises
+    ``OSError`` for a file that cannot be read, ``ValueError`` for one that is no YAML mapping, or is its own base.
+    """
+    whole: dict[str, Any] = {}
+    for _, content in _with_bases(path):
+        whole = _overlaid(whole, content)
+    return whole
+
+
+def _with_bases(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
+    """A file and its bases, the first to be merged first: how errors call each, and what it holds itself."""
+    files: list[tuple[str, dict[str, Any]]] = []
+    seen: set[str] = set()
+    path, name = Path(path), f'"{path}"'
+    while True:
+        if os.path.realpath(path) in seen:
+            raise ValueError(f"{name}: a file cannot be its own base")
+        seen.add(os.path.realpath(path))
+        content = _read_mapping(path, name)
+        has_base, base = "_BASE_" in content, content.pop("_BASE_", None)
+        files.insert(0, (name, content))
+        if not has_base:
+            return files
+        if not (isinstance(base, str) and base):
+            raise ValueError(f"_BASE_ must be the path of one YAML file, but is {base!r} in {name}")
+        path = path.parent / base
+        name = f'"{os.path.normpath(path)}", the _BASE_ of {name}'
+
+
+def _read_mapping(path: Path, name: str) -> dict[str, Any]:
+    """``read_yaml`` of a file that errors call ``name``."""
+    try:
+        return read_yaml(str(path))
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f'"{path}" ')
+        raise type(error)(f"{name}: {why}" if isinstance(error, OSError) else f"{name} {why}") from error
+
+
+def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        inner = isinstance(value, dict) and isinstance(below.get(key), dict)
+        merged[key] = _overlaid(below[key], value) if inner else value
+    return merged
 
 
 def merge_from_list(cfg: CfgNode, opts: list[Any]) -> None:
@@ -85,18 +139,18 @@ def merge_from_list(cfg: CfgNode, opts: list[Any]) -> None:
         _check_key(cfg, key, " on the command line")
     leaves = flatten_cfg(cfg)
     words = [word for key, value in zip(opts[0::2], opts[1::2]) for word in (key, _as_float(leaves.get(key), value))]
-    _merge(cfg, lambda tree: tree.merge_from_list(words), "")
+    _merge(cfg, CfgNode.merge_from_list, [(words, "")])
 
 
-def _merge(cfg: CfgNode, change: Any, where: str) -> None:
-    """Apply ``change`` to a copy first, so that a refused value leaves ``cfg`` as it was."""
-    try:
-        change(cfg.clone())
-    except (ValueError, TypeError, AttributeError, AssertionError) as error:  # yacs asserts
-        raise ValueError(
-            f"{' '.join(str(error).split())}{where}; the new value must have the type of the default"
-        ) from error
-    change(cfg)
+def _merge(cfg: CfgNode, how: Callable[[CfgNode, Any], None], pieces: Sequence[tuple[Any, str]]) -> None:
+    """Merge pieces in turn, each with where it stands; first into a copy, so that ``cfg`` stays if one is refused."""
+    for tree in (cfg.clone(), cfg):
+        for piece, where in pieces:
+            try:
+                how(tree, piece)
+            except (ValueError, TypeError, AttributeError, AssertionError) as error:  # yacs asserts
+                why = " ".join(str(error).split())
+                raise ValueError(f"{why}{where}; the new value must have the type of the default") from error
 
 
 def check_values(cfg: CfgNode) -> None:

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from dassl.config import clean_cfg, flatten_cfg, get_cfg_default, merge_from_file, merge_from_list
+from dassl.config import clean_cfg, flatten_cfg, get_cfg_default, load_yaml, merge_from_file, merge_from_list
 
 
 def test_defaults_are_a_fresh_copy_and_survive_a_dump():
@@ -128,3 +128,57 @@ def test_clean_cfg_keeps_the_trainers_own_section():
     cfg = get_cfg_default()
     clean_cfg(cfg, "FixMatch")
     assert set(cfg.TRAINER) == {"NAME", "FIXMATCH"}
+
+
+def write_chain(folder, **texts):
+    """Files by stem, in ``folder`` or, for a stem ``base...``, in ``folder/_base``."""
+    (folder / "_base").mkdir(exist_ok=True)
+    for stem, text in texts.items():
+        (folder / ("_base" if stem.startswith("base") else "") / f"{stem}.yaml").write_text(text)
+    return folder / "method.yaml"
+
+
+def test_a_file_differs_from_its_base(tmp_path, monkeypatch):
+    """Bases are relative to the file that names them, wherever a run starts; the nearer file wins, key by key."""
+    path = write_chain(
+        tmp_path,
+        method="_BASE_: _base/base.yaml\nOPTIM:\n  LR: 0.3\n",
+        base="_BASE_: base_of_base.yaml\nOPTIM:\n  LR: 0.2\n  MAX_EPOCH: 20\nINPUT:\n  SIZE: (32, 32)\n",
+        base_of_base="OPTIM: {LR: 0.1, MAX_EPOCH: 10, NAME: sgd}\n",
+    )
+    monkeypatch.chdir(tmp_path / "_base")
+    expected = {"OPTIM": {"LR": 0.3, "MAX_EPOCH": 20, "NAME": "sgd"}, "INPUT": {"SIZE": "(32, 32)"}}
+    for named in (path, "../method.yaml"):
+        cfg = get_cfg_default()
+        merge_from_file(cfg, str(named))
+        assert (cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH, cfg.OPTIM.NAME, cfg.INPUT.SIZE) == (0.3, 20, "sgd", (32, 32))
+        assert "_BASE_" not in cfg.dump()
+        assert load_yaml(named) == expected
+    path.write_text(f"_BASE_: {tmp_path / '_base' / 'base_of_base.yaml'}\n")
+    assert load_yaml(path) == {"OPTIM": {"LR": 0.1, "MAX_EPOCH": 10, "NAME": "sgd"}}
+
+
+CHAIN = r'base\.yaml", the _BASE_ of "\S+method\.yaml"'
+
+
+@pytest.mark.parametrize(
+    ("base", "error", "pattern"),
+    [
+        (None, FileNotFoundError, f"{CHAIN}: No such file"),
+        ("_BASE_: ../method.yaml\n", ValueError, r'method\.yaml", the _BASE_ of "\S+' + CHAIN + ": .* its own base"),
+        ("_BASE_: [a.yaml]\n", ValueError, r"_BASE_ must be .* but is \['a.yaml'\] in \S+" + CHAIN),
+        ("_BASE_:\n", ValueError, r"_BASE_ must be .* but is None in \S+" + CHAIN),
+        ("OPTIM: {LEARNING_RATE: 0.1}\n", KeyError, r"OPTIM\.LEARNING_RATE in \S+" + CHAIN + "; nearest"),
+        ("OPTIM: {MAX_EPOCH: 5.0}\n", ValueError, r"OPTIM\.MAX_EPOCH.*" + CHAIN),
+        ("OPTIM: {_BASE_: a.yaml}\n", KeyError, r"OPTIM\._BASE_ in"),
+        ("just words\n", ValueError, CHAIN + " must hold"),
+    ],
+    ids=["missing", "cycle", "a list", "nothing", "unknown key", "other type", "inside a section", "no mapping"],
+)
+def test_a_refused_base_is_named_with_the_file_that_asks_for_it(tmp_path, base, error, pattern):
+    texts = {} if base is None else {"base": base}
+    path = write_chain(tmp_path, method="_BASE_: _base/base.yaml\nOPTIM: {LR: 0.3, MAX_EPOCH: 7}\n", **texts)
+    cfg = get_cfg_default()
+    with pytest.raises(error, match=pattern) as caught:
+        merge_from_file(cfg, str(path))
+    assert "\n" not in str(caught.value) and cfg == get_cfg_default()

@@ -8,10 +8,9 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 import train
-from dassl.config import flatten_cfg
+from dassl.config import flatten_cfg, load_yaml
 from tests.tools.runs_on_disk import STEMS, make_pair, make_run
 from tools.results import published
 from tools.results.__main__ import main
@@ -130,7 +129,7 @@ def test_variants_have_their_own_printed_rows(
     method: str, setting: str, expected: float | None, recorded: bool, tmp_path: Path
 ):
     """By the options of a run that says them, whatever its folder; by the folder's name of one that does not."""
-    config = yaml.safe_load(Path(f"configs/trainers/{method}/{setting}.yaml").read_text())
+    config = load_yaml(f"configs/trainers/{method}/{setting}.yaml")
     section = config.setdefault("TRAINER", {}).setdefault(method.upper(), {})
     section.setdefault("UNIFIED", False)
     folder = tmp_path / f"base2new/train_base/dtd/shots_16/{method}/{'anything' if recorded else setting}/seed1"

@@ -6,9 +6,9 @@ import sys
 import textwrap
 from pathlib import Path
 
-import yaml
 from tabulate import tabulate
 
+from dassl.config import load_yaml
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import read_json
 from dassl.utils.registry import UnknownNameError, nearest_names
@@ -113,7 +113,7 @@ def resolve(name: str) -> str:
     names = {known.lower(): known for known in (*CATALOG, *BUILT_IN)}
     config = CONFIGS / f"{name}.yaml"
     if config.is_file():
-        name = yaml.safe_load(config.read_text(encoding="utf-8"))["DATASET"]["NAME"]
+        name = load_yaml(config)["DATASET"]["NAME"]
     if name.lower() in names:
         return names[name.lower()]
     near = nearest_names(name, names.values()) or list(names.values())

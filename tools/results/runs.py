@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from configs import methods
-from dassl.config import flatten_cfg
+from dassl.config import flatten_cfg, load_yaml
 from dassl.utils import read_json
 
 from .checks import INTEGER, MAPPING, NAME, PATH, check_run, require
@@ -202,7 +202,7 @@ def _setting_by_hand(folder: Path, root: Path, method: str, dataset: str) -> str
 def _dataset_stems() -> dict[str, str]:
     """Registered name of a data set to the stem of its config file, which is how papers' tables and folders call it."""
     files = (PROJECT / "configs" / "datasets").glob("*.yaml")
-    return {yaml.safe_load(file.read_text(encoding="utf-8"))["DATASET"]["NAME"]: file.stem for file in files}
+    return {load_yaml(file)["DATASET"]["NAME"]: file.stem for file in files}
 
 
 def _dataset_name(registered: str, config: dict[str, Any]) -> str:
