@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import trainers.base
+import clip.clip
 
 from .world import Make, maker, save_clip
 
@@ -17,7 +17,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_clip(tmp_path_factory.mktemp("weights"))
 
 
-read_once = cache(trainers.base.load_model)
+read_once = cache(clip.clip.load_model)
 
 
 @pytest.fixture
@@ -26,5 +26,5 @@ def make(backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make
 
     Weights files are read once and copied, since half a second a trainer adds up.
     """
-    monkeypatch.setattr(trainers.base, "load_model", lambda name, path: copy.deepcopy(read_once(name, path)))
+    monkeypatch.setattr(clip.clip, "load_model", lambda name, path: copy.deepcopy(read_once(name, path)))
     return maker(backbone, tmp_path / "run")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainers.base import PromptTrainer
+from trainers import PromptTrainer
 
 
 class Scheduler:
@@ -34,7 +34,8 @@ def class_buffers(trainer: PromptTrainer, classes: int = 100) -> dict[str, Tenso
     """Token buffers of another class list, by the names that the method's files use."""
     method, width = type(trainer).__name__, trainer.model.clip.transformer.width
     names = {"VPT": [], "CoOp": [""], "CoCoOp": [""], "POMP": ["train_", "test_"]}.get(method, ["prompt_learner."])
-    shapes = {"token_prefix": (classes, 1, width), "token_suffix": (classes, 76 - trainer.num_ctx, width)}
+    length = trainer.model.method.context.length
+    shapes = {"token_prefix": (classes, 1, width), "token_suffix": (classes, 76 - length, width)}
     return {name + key: torch.zeros(shape) for name in names for key, shape in shapes.items()}
 
 
@@ -49,7 +50,7 @@ def write_checkpoint(folder: Path, trainer: PromptTrainer, state: Mapping[str, T
         "scheduler": Scheduler(optimizer),
         "val_result": None,
     }
-    target = folder / trainer.registered_name
+    target = folder / trainer.model.method.folder
     target.mkdir(parents=True, exist_ok=True)
     torch.save(content, target / f"model.pth.tar-{epoch}")
     return str(folder)

@@ -1,12 +1,16 @@
 """Every method a second time: slow, without sharing, straight from the equations; ``benchmarks/naive.py`` encodes.
 
-Learnable tensors come by their names in the published checkpoints. Letters: B images, C classes, T tokens of
-a padded text, P prompt tokens.
+Tests find a method's by its name in lower case: ``coop`` gives the logits, ``coop_loss`` the loss terms where they are
+more than a cross-entropy, ``coop_gradients`` the gradients where they are more than those of the terms' sum. Learnable
+tensors come by their names in the published checkpoints. Letters: B images, C classes, T tokens of a padded text,
+P prompt tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +21,22 @@ from clip.prompts import LayerPrompt, PromptPlan
 from clip.simple_tokenizer import SimpleTokenizer
 
 State = Mapping[str, Tensor]
+Terms = dict[str, Tensor]
+PHRASE = "a photo of a"
 encode = SimpleTokenizer().encode
 SOS, EOS = 49406, 49407
 CONTEXT_LENGTH = 24  # of the small CLIP: the plain computation pads every text to it
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method's options on a frozen CLIP, class names, and the data set's own templates: one, and all."""
+
+    clip: CLIP
+    options: Any
+    names: Sequence[str]
+    template: str
+    ensemble: Sequence[str]
 
 
 def class_ids(names: Sequence[str], num_ctx: int, fixed: str = "", position: str = "end") -> Tensor:
@@ -54,14 +71,19 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     return (logits.exp().sum(1).log() - own).mean()
 
 
-def coop_logits(clip: CLIP, state: State, image: Tensor, ids: Tensor) -> Tensor:
-    """CoOp and POMP, one context or one per class."""
-    return cosine_logits(clip, encode_image(clip, image), encode_text(clip, ids, PromptPlan(state["ctx"])))
+def coop(case: Case, state: State, image: Tensor) -> Tensor:
+    """One context, or one per class."""
+    clip, context = case.clip, state["ctx"]
+    ids = class_ids(case.names, context.shape[-2], position=case.options.CLASS_TOKEN_POSITION)
+    return cosine_logits(clip, encode_image(clip, image), encode_text(clip, ids, PromptPlan(context)))
 
 
-def cocoop_logits(clip: CLIP, state: State, image: Tensor, ids: Tensor) -> Tensor:
-    """CoCoOp, image by image: the context moves by W2 relu(W1 v + b1) + b2."""
-    rows = []
+pomp = prograd = coop
+
+
+def cocoop(case: Case, state: State, image: Tensor) -> Tensor:
+    """Image by image: the context moves by W2 relu(W1 v + b1) + b2."""
+    clip, ids, rows = case.clip, class_ids(case.names, len(state["ctx"])), []
     for one in image:
         feature = unit(encode_image(clip, one[None]))[0]
         hidden = (state["meta_net.linear1.weight"] @ feature + state["meta_net.linear1.bias"]).clamp(min=0)
@@ -71,36 +93,50 @@ def cocoop_logits(clip: CLIP, state: State, image: Tensor, ids: Tensor) -> Tenso
     return torch.stack(rows)
 
 
-def deep_logits(clip: CLIP, image: Tensor, ids: Tensor, text: Sequence[Tensor], vision: Sequence[Tensor]) -> Tensor:
-    """Prompts of layers 1..J of each encoder, none for an empty sequence."""
+def deep_ids(case: Case, length: int) -> Tensor:
+    """What stays of "a photo of a" behind a context of some tokens: everything from the length on, up to 4."""
+    return class_ids(case.names, length, " ".join(PHRASE.split()[length:]) if length <= 4 else "")
+
+
+def deep_features(case: Case, image: Tensor, text: Sequence[Tensor], vision: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Raw features with prompts in layers 1..J of each encoder, none for an empty sequence."""
     plans = [
         PromptPlan(rows[0], {i: LayerPrompt.shared(rows[i]) for i in range(1, len(rows))}) if len(rows) else None
         for rows in (text, vision)
     ]
-    return cosine_logits(clip, encode_image(clip, image, plans[1]), encode_text(clip, ids, plans[0]))
+    ids = deep_ids(case, len(text[0]) if len(text) else 0)
+    return encode_image(case.clip, image, plans[1]), encode_text(case.clip, ids, plans[0])
 
 
-def ivlp_logits(clip: CLIP, state: State, image: Tensor, ids: Tensor) -> Tensor:
-    """IVLP and VPT by the keys that are there."""
+def independent_prompts(state: State) -> tuple[list[Tensor], list[Tensor]]:
+    """Text and vision prompts by the keys that are there."""
     text = [state["prompt_learner.ctx"]] if "prompt_learner.ctx" in state else []
     vision = [state["image_encoder.VPT"]] if "image_encoder.VPT" in state else []
     for rows, encoder in ((text, "text_encoder"), (vision, "image_encoder")):
         while (key := f"{encoder}.transformer.resblocks.{len(rows)}.VPT_shallow") in state:
             rows.append(state[key])
-    return deep_logits(clip, image, ids, text, vision)
+    return text, vision
 
 
-def maple_logits(clip: CLIP, state: State, image: Tensor, ids: Tensor, unified: bool = False) -> Tensor:
-    """MaPLe: vision prompt j = W_j (text prompt j) + b_j, one map for all layers if unified."""
+def ivlp(case: Case, state: State, image: Tensor) -> Tensor:
+    """Prompts of each encoder, independent of one another."""
+    return cosine_logits(case.clip, *deep_features(case, image, *independent_prompts(state)))
+
+
+vpt = promptsrc = ivlp
+
+
+def maple(case: Case, state: State, image: Tensor) -> Tensor:
+    """Vision prompt j = W_j (text prompt j) + b_j, one map for all layers if unified."""
     state = {key.removeprefix("prompt_learner."): value for key, value in state.items()}
     text = [state["ctx"]]
     while (key := f"compound_prompts_text.{len(text) - 1}") in state:
         text.append(state[key])
     vision = []
     for j, rows in enumerate(text):
-        name = "proj" if unified or j == 0 else f"compound_prompt_projections.{j - 1}"
+        name = "proj" if case.options.UNIFIED or j == 0 else f"compound_prompt_projections.{j - 1}"
         vision.append(rows @ state[f"{name}.weight"].t() + state[f"{name}.bias"])
-    return deep_logits(clip, image, ids, text, vision)
+    return cosine_logits(case.clip, *deep_features(case, image, text, vision))
 
 
 def rpp_plan(state: State, encoder: str, qkv: str, residual: str) -> PromptPlan | None:
@@ -113,12 +149,12 @@ def rpp_plan(state: State, encoder: str, qkv: str, residual: str) -> PromptPlan 
     return PromptPlan(layers[0].query, layers) if layers else None
 
 
-def rpp_logits(
-    clip: CLIP, state: State, image: Tensor, ids: Tensor, qkv: str = "qkv", residual: str = "carry"
-) -> Tensor:
-    """RPP's student."""
-    text, vision = (rpp_plan(state, encoder, qkv, residual) for encoder in ("text", "vision"))
-    return cosine_logits(clip, encode_image(clip, image, vision), encode_text(clip, ids, text))
+def rpp(case: Case, state: State, image: Tensor) -> Tensor:
+    """The student."""
+    form = (case.options.QKV, case.options.RESIDUAL)
+    text, vision = (rpp_plan(state, encoder, *form) for encoder in ("text", "vision"))
+    ids = deep_ids(case, len(text.input) if text else 0)
+    return cosine_logits(case.clip, encode_image(case.clip, image, vision), encode_text(case.clip, ids, text))
 
 
 def sampled(logits: Tensor, label: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,7 +175,7 @@ def correct(logits: Tensor, hits: Tensor, num_classes: int, natural: bool = Fals
     return torch.cat([logits[:, :1], logits[:, 1:] + shift[:, None]], dim=1)
 
 
-def pomp_loss(logits: Tensor, label: Tensor, drawn: Tensor, correction: str) -> Tensor:
+def sampled_cross_entropy(logits: Tensor, label: Tensor, drawn: Tensor, correction: str) -> Tensor:
     """Cross-entropy over the own class, column 0, and the drawn ones. correction: log10, ln or none."""
     chosen, hits = sampled(logits, label, drawn)
     if correction != "none":
@@ -158,13 +194,99 @@ def kl_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tenso
     return temperature**2 * total / len(student)
 
 
-def zeroshot_logits(clip: CLIP, image: Tensor, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Features of each template normalised, averaged, normalised."""
+def zeroshot_text(clip: CLIP, names: Sequence[str], templates: Sequence[str]) -> list[Tensor]:
+    """Raw class features (C, E) of each template."""
     features = []
     for template in templates:
         ids = torch.zeros(len(names), CONTEXT_LENGTH, dtype=torch.long)
         for row, name in zip(ids, names):
             tokens = [SOS, *encode(template.format(name.replace("_", " "))), EOS]
             row[: len(tokens)] = torch.tensor(tokens)
-        features.append(unit(encode_text(clip, ids)))
-    return cosine_logits(clip, encode_image(clip, image), torch.stack(features).mean(0))
+        features.append(encode_text(clip, ids))
+    return features
+
+
+def zeroshot_logits(clip: CLIP, image: Tensor, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """Features of each template normalised, averaged, normalised."""
+    text = torch.stack([unit(features) for features in zeroshot_text(clip, names, templates)]).mean(0)
+    return cosine_logits(clip, encode_image(clip, image), text)
+
+
+def zeroshotclip(case: Case, state: State, image: Tensor) -> Tensor:
+    return zeroshot_logits(case.clip, image, case.names, [case.template])
+
+
+def zeroshotclip2(case: Case, state: State, image: Tensor) -> Tensor:
+    return zeroshot_logits(case.clip, image, case.names, case.ensemble)
+
+
+def templates_of(case: Case, chosen: str) -> Sequence[str]:
+    return {"dataset": [case.template], "ensemble": case.ensemble}.get(chosen, [chosen])
+
+
+# Loss terms, from a method's own logits ------------------------------------------------------------------------------
+
+
+def default_loss(case: Case, state: State, image: Tensor, logits: Tensor, label: Tensor, drawn: Tensor) -> Terms:
+    return {"ce_loss": cross_entropy(logits, label)}
+
+
+def default_gradients(case: Case, terms: Terms, learned: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    return torch.autograd.grad(sum(terms.values()), learned, allow_unused=True)
+
+
+def pomp_loss(case: Case, state: State, image: Tensor, logits: Tensor, label: Tensor, drawn: Tensor) -> Terms:
+    """Over all classes, or over the drawn ones with the correction."""
+    chosen = case.options
+    if not chosen.UPDATE_CLASS_NUM:
+        return default_loss(case, state, image, logits, label, drawn)
+    correction = chosen.CORRECTION_LOG if chosen.LOCAL_CORRECTION else "none"
+    return {"ce_loss": sampled_cross_entropy(logits, label, drawn, correction)}
+
+
+def rpp_loss(case: Case, state: State, image: Tensor, logits: Tensor, label: Tensor, drawn: Tensor) -> Terms:
+    """And lambda T^2 KL(teacher || student), over all classes or those that are drawn."""
+    chosen, terms = case.options, pomp_loss(case, state, image, logits, label, drawn)
+    if chosen.LAMBDA:
+        teacher = zeroshot_logits(case.clip, image, case.names, templates_of(case, chosen.TEACHER.TEMPLATES))
+        if chosen.UPDATE_CLASS_NUM:
+            teacher, logits = (sampled(z, label, drawn)[0] for z in (teacher, logits))
+        terms["kd_loss"] = chosen.LAMBDA * kl_divergence(teacher, logits, chosen.TEMPERATURE)
+    return terms
+
+
+def promptsrc_loss(case: Case, state: State, image: Tensor, logits: Tensor, label: Tensor, drawn: Tensor) -> Terms:
+    """And distances to the frozen features, w |f - f0|_1 as a mean over all numbers, and KL(frozen || own) / (B C).
+
+    The frozen text feature is the mean over templates of raw features, normalised.
+    """
+    chosen, clip = case.options, case.clip
+    own = [unit(raw) for raw in deep_features(case, image, *independent_prompts(state))]
+    text = torch.stack(zeroshot_text(clip, case.names, templates_of(case, chosen.TEMPLATES))).mean(0)
+    frozen = [unit(encode_image(clip, image)), unit(text)]
+    far = [sum((a - b).abs().sum() for a, b in zip(*pair)) / pair[0].numel() for pair in zip(own, frozen)]
+    return {
+        "ce_loss": cross_entropy(logits, label),
+        "text_loss": chosen.TEXT_LOSS_WEIGHT * far[1],
+        "image_loss": chosen.IMAGE_LOSS_WEIGHT * far[0],
+        "kd_loss": kl_divergence(cosine_logits(clip, *frozen), logits, 1.0) / len(case.names),
+    }
+
+
+def prograd_loss(case: Case, state: State, image: Tensor, logits: Tensor, label: Tensor, drawn: Tensor) -> Terms:
+    """And -T^2 sum_c p0_c log p_c, mean over images: the softmax at temperature T of zero-shot CLIP and of one's own."""
+    temperature = case.options.TEMPERATURE
+    frozen = zeroshot_logits(case.clip, image, case.names, [case.template])
+    p, q = ((z / temperature).exp() for z in (frozen, logits))
+    p, q = p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)
+    return {"ce_loss": cross_entropy(logits, label), "kd_loss": -(temperature**2) * (p * q.log()).sum() / len(image)}
+
+
+def prograd_gradients(case: Case, terms: Terms, learned: Sequence[Tensor]) -> Sequence[Tensor]:
+    """G_d where it agrees with G_g, else G_d - lambda (G_d . G_g / |G_g|^2) G_g."""
+    found, weight = [], case.options.LAMBDA
+    for tensor in learned:
+        domain, general = (torch.autograd.grad(terms[n], tensor, retain_graph=True)[0] for n in ("ce_loss", "kd_loss"))
+        inner = float((domain * general).sum())
+        found.append(domain if inner >= 0 else domain - weight * inner / float(general.square().sum()) * general)
+    return found

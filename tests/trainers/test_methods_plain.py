@@ -2,83 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+import configs
 from tests.clip.small import LAYERS, difference
-from trainers.base import PromptTrainer
+from trainers import PromptTrainer
 
 from . import plain
 from .family import write_checkpoint
-from .world import CLASSNAMES, METHODS, Make, batch, in_double, learnable, randomise
+from .plain import PHRASE
+from .world import CLASSNAMES, METHODS, SAMPLING, Make, batch, in_double, learnable, losses, randomise
 
-PHRASE = "a photo of a"
-Logits = Callable[[PromptTrainer, dict[str, Tensor], Tensor], Tensor]
-Loss = Callable[[PromptTrainer, Tensor, Tensor, Tensor], Tensor]
-
-
-def fixed_words(num_ctx: int) -> str:
-    """What stays of "a photo of a" behind the context: everything from the length on."""
-    return " ".join(PHRASE.split()[num_ctx:]) if num_ctx <= 4 else ""
+State = dict[str, Tensor]
 
 
-def logits(trainer: PromptTrainer, state: dict[str, Tensor], image: Tensor) -> Tensor:
+def case_of(trainer: PromptTrainer) -> plain.Case:
+    dataset = trainer.dm.dataset
+    return plain.Case(trainer.model.clip, trainer.options, CLASSNAMES, dataset.template, dataset.templates)
+
+
+def logits(trainer: PromptTrainer, state: State, image: Tensor) -> Tensor:
     """The plain logits of the trainer's method and settings, with the learnable tensors ``state``."""
-    clip, chosen, method = trainer.model.clip, trainer.options, type(trainer).__name__
-    if method in ("CoOp", "POMP", "CoCoOp"):
-        ids = plain.class_ids(CLASSNAMES, trainer.num_ctx, position=chosen.get("CLASS_TOKEN_POSITION", "end"))
-        return (plain.cocoop_logits if method == "CoCoOp" else plain.coop_logits)(clip, state, image, ids)
-    length = {"MaPLe": "N_CTX", "VPT": ""}.get(method, "N_CTX_TEXT")
-    length = chosen[length] if length and chosen.get("PROMPT_DEPTH_TEXT", 1) else 0
-    ids = plain.class_ids(CLASSNAMES, length, fixed_words(length))
-    functions = {
-        "VPT": plain.ivlp_logits,
-        "IVLP": plain.ivlp_logits,
-        "MaPLe": partial(plain.maple_logits, unified=chosen.get("UNIFIED")),
-        "RPP": partial(plain.rpp_logits, qkv=chosen.get("QKV"), residual=chosen.get("RESIDUAL")),
-    }
-    return functions[method](clip, state, image, ids)
+    return getattr(plain, type(trainer).__name__.lower())(case_of(trainer), state, image)
 
 
-def loss(trainer: PromptTrainer, found: Tensor, image: Tensor, label: Tensor, drawn: Tensor) -> Tensor:
-    """The plain loss of the trainer's method and settings from its plain logits."""
-    chosen, method = trainer.options, type(trainer).__name__
-    correction = chosen.CORRECTION_LOG if chosen.get("LOCAL_CORRECTION") else "none"
-    is_sampled = chosen.get("UPDATE_CLASS_NUM", 0) > 0
-    total = plain.pomp_loss(found, label, drawn, correction) if is_sampled else plain.cross_entropy(found, label)
-    if method == "RPP" and chosen.LAMBDA:
-        teacher = plain.zeroshot_logits(trainer.model.clip, image, CLASSNAMES, [chosen.TEACHER.TEMPLATES])
-        if is_sampled:
-            teacher, found = (plain.sampled(z, label, drawn)[0] for z in (teacher, found))
-        total = total + chosen.LAMBDA * plain.kl_divergence(teacher, found, chosen.TEMPERATURE)
-    return total
+def plain_terms(trainer: PromptTrainer, state: State, image: Tensor, label: Tensor) -> plain.Terms:
+    """The plain loss terms; the classes that a step draws are drawn first of all."""
+    drawn = torch.randperm(len(CLASSNAMES))[: max(getattr(trainer.options, "UPDATE_CLASS_NUM", 0) - 1, 0)]
+    loss = getattr(plain, f"{type(trainer).__name__.lower()}_loss", plain.default_loss)
+    return loss(case_of(trainer), state, image, logits(trainer, state, image), label, drawn)
 
 
-def draw(trainer: PromptTrainer) -> Tensor:
-    """The classes that a step draws first of all."""
-    return torch.randperm(len(CLASSNAMES))[: trainer.options.get("UPDATE_CLASS_NUM", 0) - 1]
+def plain_gradients(trainer: PromptTrainer, terms: plain.Terms, learned: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    gradients = getattr(plain, f"{type(trainer).__name__.lower()}_gradients", plain.default_gradients)
+    return gradients(case_of(trainer), terms, learned)
+
+
+@pytest.mark.parametrize("name", configs.methods())
+def test_every_row_of_the_table_has_a_plain_computation(name: str) -> None:
+    assert callable(getattr(plain, name.lower(), None)), f"give {name} a function {name.lower()} in {plain.__name__}"
 
 
 def compare(trainer: PromptTrainer, dtype: torch.dtype, tolerance: float, gradient_tolerance: float) -> None:
-    """Logits, loss, and the gradient of every learnable tensor; frozen ones must have none in the equations either."""
+    """Logits, loss terms, and the gradient of every learnable tensor; frozen ones must have none in the equations
+    either."""
     image, label = batch(dtype=dtype)
     learned = learnable(trainer)
     state = {key: p.detach().clone().requires_grad_() for key, p in learned.items()}
-    expected = logits(trainer, state, image)
     torch.manual_seed(5)
-    expected_loss = loss(trainer, expected, image, label, draw(trainer))
-    gradients = torch.autograd.grad(expected_loss, list(state.values()), allow_unused=True)
+    expected = plain_terms(trainer, state, image, label)
+    gradients = plain_gradients(trainer, expected, list(state.values()))
     torch.manual_seed(5)
-    terms = trainer.compute_loss(image, label)
-    found_loss = sum(term for name, term in terms.items() if name.endswith("_loss"))
-    found_loss.backward()
-    assert difference(trainer.model(image), expected) < tolerance
-    assert difference(found_loss, expected_loss) < tolerance
+    found = losses(trainer, image, label)
+    trainer.model.method.backward(found)
+    assert difference(trainer.model(image), logits(trainer, state, image)) < tolerance
+    assert found.keys() == expected.keys()
+    for name, term in found.items():
+        assert difference(term, expected[name]) < tolerance, name
     for (key, parameter), gradient in zip(learned.items(), gradients):
         if parameter.requires_grad:
             assert gradient.abs().max() > 0, key
@@ -88,21 +73,23 @@ def compare(trainer: PromptTrainer, dtype: torch.dtype, tolerance: float, gradie
             assert gradient is None or not gradient.any(), key
 
 
+RANDOM = {"N_CTX": 2, "CTX_INIT": ""}
+SHORT = {"N_CTX_TEXT": 2, "N_CTX_VISION": 3, "PROMPT_DEPTH_TEXT": 2, "PROMPT_DEPTH_VISION": 2}
 CASES = [
-    ("CoOp", {"N_CTX": 1}),
-    ("CoOp", {"N_CTX": 4, "CLASS_TOKEN_POSITION": "middle"}),
-    ("CoOp", {"N_CTX": 3, "CLASS_TOKEN_POSITION": "front"}),
-    ("CoOp", {"N_CTX": 5, "CSC": True}),
-    ("CoOp", {"N_CTX": 3, "CSC": True, "CLASS_TOKEN_POSITION": "middle"}),
-    ("CoOp", {"N_CTX": 2, "CSC": True, "CLASS_TOKEN_POSITION": "front"}),
+    ("CoOp", {"N_CTX": 1, "CTX_INIT": ""}),
+    ("CoOp", {"N_CTX": 4, "CTX_INIT": "", "CLASS_TOKEN_POSITION": "middle"}),
+    ("CoOp", {"N_CTX": 3, "CTX_INIT": "", "CLASS_TOKEN_POSITION": "front"}),
+    ("CoOp", {"N_CTX": 5, "CTX_INIT": "", "CSC": True}),
+    ("CoOp", {"N_CTX": 3, "CTX_INIT": "", "CSC": True, "CLASS_TOKEN_POSITION": "middle"}),
+    ("CoOp", {"N_CTX": 2, "CTX_INIT": "", "CSC": True, "CLASS_TOKEN_POSITION": "front"}),
     ("CoOp", {"CTX_INIT": PHRASE}),
-    ("CoCoOp", {"N_CTX": 1}),
+    ("CoCoOp", {"N_CTX": 1, "CTX_INIT": ""}),
     ("CoCoOp", {"CTX_INIT": PHRASE}),
     ("VPT", {"N_CTX_VISION": 1, "PROMPT_DEPTH_VISION": 1}),
     ("VPT", {"N_CTX_VISION": 4, "PROMPT_DEPTH_VISION": LAYERS}),
     ("IVLP", {"N_CTX_TEXT": 1, "N_CTX_VISION": 1, "PROMPT_DEPTH_TEXT": 1, "PROMPT_DEPTH_VISION": 1}),
     ("IVLP", {"N_CTX_TEXT": 4, "N_CTX_VISION": 2, "PROMPT_DEPTH_TEXT": LAYERS, "PROMPT_DEPTH_VISION": LAYERS}),
-    ("IVLP", {"N_CTX_TEXT": 6, "PROMPT_DEPTH_TEXT": 2, "PROMPT_DEPTH_VISION": 2}),
+    ("IVLP", {**SHORT, "N_CTX_TEXT": 6, "PROMPT_DEPTH_TEXT": 2, "PROMPT_DEPTH_VISION": 2}),
     ("IVLP", {"N_CTX_TEXT": 2, "PROMPT_DEPTH_TEXT": LAYERS, "PROMPT_DEPTH_VISION": 0}),
     ("IVLP", {"PROMPT_DEPTH_TEXT": 0, "N_CTX_VISION": 2, "PROMPT_DEPTH_VISION": 2}),
     ("MaPLe", {"N_CTX": 1, "PROMPT_DEPTH": 1}),
@@ -110,35 +97,32 @@ CASES = [
     ("MaPLe", {"N_CTX": 5, "PROMPT_DEPTH": LAYERS}),
     ("MaPLe", {"N_CTX": 3, "PROMPT_DEPTH": LAYERS, "UNIFIED": True}),
     ("MaPLe", {"N_CTX": 3, "PROMPT_DEPTH": 1, "UNIFIED": True}),
-    *[("POMP", {"UPDATE_CLASS_NUM": k, "CORRECTION_LOG": log}) for k in (2, 4, 7) for log in ("log10", "ln")],
-    ("POMP", {"UPDATE_CLASS_NUM": 4, "LOCAL_CORRECTION": False}),
-    ("POMP", {"UPDATE_CLASS_NUM": 4, "N_CTX": 2, "CSC": True}),
-    ("POMP", {"UPDATE_CLASS_NUM": 4, "N_CTX": 4, "CLASS_TOKEN_POSITION": "middle"}),
+    *[("POMP", {**RANDOM, "UPDATE_CLASS_NUM": k, "CORRECTION_LOG": log}) for k in (2, 4, 7) for log in ("log10", "ln")],
+    ("POMP", {**RANDOM, "UPDATE_CLASS_NUM": 4, "LOCAL_CORRECTION": False}),
+    ("POMP", {"UPDATE_CLASS_NUM": 4, "N_CTX": 2, "CTX_INIT": "", "CSC": True}),
+    ("POMP", {"UPDATE_CLASS_NUM": 4, "N_CTX": 4, "CTX_INIT": "", "CLASS_TOKEN_POSITION": "middle"}),
     *[
-        (
-            "RPP",
-            {
-                "QKV": qkv,
-                "RESIDUAL": residual,
-                "N_CTX_TEXT": 2,
-                "N_CTX_VISION": 3,
-                "PROMPT_DEPTH_TEXT": depth,
-                "PROMPT_DEPTH_VISION": depth,
-            },
-        )
+        ("RPP", {**SHORT, "QKV": qkv, "RESIDUAL": residual, "PROMPT_DEPTH_TEXT": depth, "PROMPT_DEPTH_VISION": depth})
         for qkv in ("qkv", "kv", "shared")
         for residual in ("carry", "query")
         for depth in (1, 2, LAYERS)
     ],
-    ("RPP", {"N_CTX_TEXT": 1, "N_CTX_VISION": 1, "UPDATE_CLASS_NUM": 4, "LAMBDA": 0.7, "TEMPERATURE": 2.0}),
-    ("RPP", {"N_CTX_TEXT": 5, "UPDATE_CLASS_NUM": 4, "CORRECTION_LOG": "ln", "RESIDUAL": "query"}),
-    ("RPP", {"UPDATE_CLASS_NUM": 7, "LOCAL_CORRECTION": False, "TEACHER.TEMPLATES": "art of the {}."}),
-    ("RPP", {"LAMBDA": 0.0, "PROMPT_DEPTH_TEXT": 0}),
-    ("RPP", {"TEMPERATURE": 0.5, "PROMPT_DEPTH_VISION": 0}),
+    ("RPP", {**SHORT, "N_CTX_TEXT": 1, "N_CTX_VISION": 1, "UPDATE_CLASS_NUM": 4, "LAMBDA": 0.7, "TEMPERATURE": 2.0}),
+    ("RPP", {**SHORT, "N_CTX_TEXT": 5, "UPDATE_CLASS_NUM": 4, "CORRECTION_LOG": "ln", "RESIDUAL": "query"}),
+    ("RPP", {**SHORT, "UPDATE_CLASS_NUM": 7, "LOCAL_CORRECTION": False, "TEACHER.TEMPLATES": "art of the {}."}),
+    ("RPP", {**SHORT, "LAMBDA": 0.0, "PROMPT_DEPTH_TEXT": 0}),
+    ("RPP", {**SHORT, "TEMPERATURE": 0.5, "PROMPT_DEPTH_VISION": 0}),
+    ("PromptSRC", {"PROMPT_DEPTH_TEXT": 1, "TEMPLATES": "art of the {}."}),
+    ("PromptSRC", {**SHORT, "N_CTX_TEXT": 5, "PROMPT_DEPTH_VISION": LAYERS, "TEXT_LOSS_WEIGHT": 3.0}),
+    ("PromptSRC", {**SHORT, "IMAGE_LOSS_WEIGHT": 0.5, "TEMPLATES": "dataset"}),
+    ("ProGrad", {**RANDOM, "LAMBDA": 0.3, "CLASS_TOKEN_POSITION": "front"}),
+    ("ProGrad", {**RANDOM, "CSC": True, "TEMPERATURE": 2.0}),
+    ("ProGrad", {"N_CTX": 6, "CTX_INIT": PHRASE}),
 ]
 NAMES = [" ".join([method, *(f"{key}={value}" for key, value in settings.items())]) for method, settings in CASES]
-# One case a method in fp32 and for the ten steps: the formulas are the same.
-SOME = [*METHODS.items(), ("RPP", {**METHODS["RPP"], "RESIDUAL": "query", "UPDATE_CLASS_NUM": 4})]
+# One case a method in fp32 and for the ten steps, two where it can sample classes: the formulas are the same.
+SOME = [*METHODS.items(), ("RPP", {**SHORT, "RESIDUAL": "query", "UPDATE_CLASS_NUM": 4})]
+SOME += [(name, {"UPDATE_CLASS_NUM": 0 if METHODS[name].get("UPDATE_CLASS_NUM") else 4}) for name in SAMPLING]
 
 
 @pytest.fixture
@@ -167,13 +151,13 @@ def plain_curve(trainer: PromptTrainer, start: dict[str, Tensor], image: Tensor,
     curve = []
     for _ in range(10):
         state = {key: value.detach().requires_grad_() for key, value in state.items()}
-        found = loss(trainer, logits(trainer, state, image), image, label, draw(trainer))
+        terms = plain_terms(trainer, state, image, label)
         learned = {key: state[key] for key, p in learnable(trainer).items() if p.requires_grad}
-        gradients = dict(zip(learned, torch.autograd.grad(found, list(learned.values()))))
+        gradients = dict(zip(learned, plain_gradients(trainer, terms, list(learned.values()))))
         for key, gradient in gradients.items():
             velocity[key] = 0.9 * velocity[key] + gradient + 5e-4 * state[key].detach()
             state[key] = state[key].detach() - 0.02 * velocity[key]
-        curve.append(float(found.detach()))
+        curve.append(float(sum(terms.values()).detach()))
     return curve
 
 

@@ -1,4 +1,7 @@
-"""A data set of striped swatches, small random CLIPs as files, and trainers built on them in a fraction of a second."""
+"""A data set of striped swatches, small random CLIPs as files, and trainers built on them in a fraction of a second.
+
+Methods come from their table, each with its settings for the tiny CLIP, which fit the small one: a new row is tested.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +9,53 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dassl.config import CfgNode, get_cfg_default
+import configs
+from dassl.config import CfgNode, flatten_cfg, get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from datasets.base import ImageDataset
 from datasets.splits import Item, Split
 from tests.clip.small import SIZE, small_clip
-from trainers import extend_cfg
-from trainers.base import PromptTrainer
-from trainers.teacher import build_teacher
+from trainers import Method, PromptTrainer, extend_cfg
+from trainers.options import defaults, read_options
 
 from .plain import CONTEXT_LENGTH
 
 CLASSNAMES = ["red", "dark_blue", "green", "striped_yellow_umbrella", "grey", "old_pink_house"]
-# Settings of each learning method that fit the small CLIP.
-METHODS = {
-    "CoOp": {"N_CTX": 3},
-    "CoCoOp": {"N_CTX": 2},
-    "VPT": {"N_CTX_VISION": 3, "PROMPT_DEPTH_VISION": 2},
-    "IVLP": {"N_CTX_TEXT": 2, "N_CTX_VISION": 3, "PROMPT_DEPTH_TEXT": 2, "PROMPT_DEPTH_VISION": 3},
-    "MaPLe": {"N_CTX": 2, "PROMPT_DEPTH": 2},
-    "POMP": {"N_CTX": 2, "UPDATE_CLASS_NUM": 4},
-    "RPP": {"N_CTX_TEXT": 2, "N_CTX_VISION": 3, "PROMPT_DEPTH_TEXT": 2, "PROMPT_DEPTH_VISION": 2},
-}
-TEXT_ONLY = ("CoOp", "CoCoOp", "POMP")
+Settings = dict[str, object]
+
+
+def method_class(name: str) -> type[Method]:
+    return TRAINER_REGISTRY.get(name).method
+
+
+def tiny_settings(name: str) -> Settings:
+    """A method's own section of its yaml for the tiny CLIP, which has as many layers as the small one; without
+    PREC. Of the six classes at most 4 are candidates of a step."""
+    method = method_class(name)
+    path = configs.ROOT / "trainers" / name / "tiny.yaml"
+    section = yaml.safe_load(path.read_text(encoding="utf-8"))["TRAINER"][method.section().removeprefix("TRAINER.")]
+    section.pop("PREC", None)
+    if number := section.get("UPDATE_CLASS_NUM", defaults(method.Options).get("UPDATE_CLASS_NUM", 0)):
+        section["UPDATE_CLASS_NUM"] = min(4, number)
+    return section
+
+
+def needs_images(name: str) -> bool:
+    chosen = CfgNode(defaults(method_class(name).Options))
+    chosen.merge_from_other_cfg(CfgNode(METHODS[name]))
+    return method_class(name).needs(read_options(method_class(name).Options, chosen, name)).images
+
+
+METHODS = {row.name: tiny_settings(row.name) for row in configs.methods().values() if not row.zero_shot}
+ZERO_SHOT = tuple(row.name for row in configs.methods().values() if row.zero_shot)
+TEXT_ONLY = tuple(name for name in METHODS if not needs_images(name))
+SAMPLING = tuple(name for name in METHODS if "UPDATE_CLASS_NUM" in defaults(method_class(name).Options))
 Make = Callable[..., PromptTrainer]
 
 
@@ -76,10 +98,15 @@ def save_clip(folder: Path, name: str = "small", **changes: object) -> str:
     return str(path)
 
 
-def options(method: str, settings: dict[str, object]) -> list[object]:
+def every_class(method: str) -> Settings:
+    """Settings with which a method that samples classes draws all of them, so that its steps can be compared."""
+    return {"UPDATE_CLASS_NUM": len(CLASSNAMES) + 1} if METHODS[method].get("UPDATE_CLASS_NUM") else {}
+
+
+def options(method: str, settings: Settings) -> list[object]:
     """``KEY VALUE`` words of a method's own section."""
-    section = TRAINER_REGISTRY.get(method).section
-    return [word for key, value in settings.items() for word in (f"TRAINER.{section}.{key}", value)]
+    section = method_class(method).section()
+    return [word for key, value in flatten_cfg(settings).items() for word in (f"{section}.{key}", value)]
 
 
 def config(method: str, backbone: str, output: Path, *opts: object) -> CfgNode:
@@ -111,10 +138,12 @@ def config(method: str, backbone: str, output: Path, *opts: object) -> CfgNode:
 
 
 def maker(backbone: str, output: Path) -> Make:
-    """``make(method, settings of its section, *opts)`` builds a trainer."""
+    """``make(method, settings of its section, *opts)`` builds a trainer and lets it begin: it can make steps."""
 
-    def make(method: str, settings: dict[str, object] | None = None, *opts: object) -> PromptTrainer:
-        return build_trainer(config(method, backbone, output, *options(method, settings or {}), *opts))
+    def make(method: str, settings: Settings | None = None, *opts: object) -> PromptTrainer:
+        trainer = build_trainer(config(method, backbone, output, *options(method, settings or {}), *opts))
+        trainer.begin()
+        return trainer
 
     return make
 
@@ -126,25 +155,34 @@ def batch(size: int = 5, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Te
     return image, torch.tensor([1, 3, 1, 0, 5, 2, 4])[:size]
 
 
+def terms(trainer: PromptTrainer, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+    """The named terms of a batch's loss."""
+    return trainer.model.method.loss(trainer.model, trainer.parse_batch_train({"img": image, "label": label}))
+
+
+def losses(trainer: PromptTrainer, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+    """Those that are minimised."""
+    return {name: term for name, term in terms(trainer, image, label).items() if name.endswith("_loss")}
+
+
 def learnable(trainer: PromptTrainer) -> dict[str, torch.nn.Parameter]:
-    """The learner's parameters by their keys in checkpoints."""
-    names = trainer.published_names()
-    return {names.get(name, name): parameter for name, parameter in trainer.model.learner.named_parameters()}
+    """The method's parameters by their keys in checkpoints."""
+    method = trainer.model.method
+    names = method.published_names()
+    return {names.get(name, name): parameter for name, parameter in method.named_parameters()}
 
 
 def randomise(trainer: PromptTrainer, scale: float = 0.3) -> PromptTrainer:
     """Learnable tensors of the size of activations, all different."""
     with torch.no_grad():
-        for parameter in trainer.model.learner.parameters():
+        for parameter in trainer.model.method.parameters():
             parameter.add_(scale * torch.randn_like(parameter))
     return trainer
 
 
 def in_double(trainer: PromptTrainer) -> PromptTrainer:
     """The whole trainer in fp64."""
-    trainer.model.double().set_classnames(trainer.classnames)
-    if hasattr(trainer, "teacher"):
-        trainer.teacher = build_teacher(trainer, trainer.options.TEACHER)
+    trainer.model.double().set_classnames(trainer.model.classnames)
     return trainer
 
 
@@ -156,7 +194,7 @@ def step(trainer: PromptTrainer, image: Tensor, label: Tensor) -> float:
 
 def state(trainer: PromptTrainer) -> dict[str, Tensor]:
     """A copy of what a checkpoint would hold."""
-    return {key: value.clone() for key, value in trainer.model.learner.state_dict().items()}
+    return {key: value.clone() for key, value in trainer.model.method.state_dict().items()}
 
 
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
