@@ -18,7 +18,7 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from .checkpoints import load_prompts
 from .features import ImageSets, cached_features, check_cacheable, zeroshot_line
 from .load import build_classifier, check_input, method_section
-from .losses import AllClasses, draw_candidates
+from .losses import draw_candidates
 from .method import Batch, Method
 from .options import read_options
 
@@ -118,7 +118,7 @@ class PromptTrainer(TrainerX):
             image = torch.cat([to(view) for view in image])
         views = tuple(to(batch[f"img{number}"]) for number in range(2, self.needs.views + 1))
         if self.needs.sampling is None:
-            return Batch(to(image), to(label), AllClasses(to(label)), None, views)
+            return Batch.of(to(image), to(label), views)
         candidates = draw_candidates(self.needs.sampling, label, self.num_classes)
         classes, (candidates, label) = self.model.subset(candidates.classes, (candidates, label))
         return Batch(to(image), label, candidates, classes, views)

@@ -31,6 +31,7 @@ def load_prompts(classifier: PromptedCLIP, path: str | Path, epoch: int | None =
     weights = prompts_only(checkpoint.get("state_dict", checkpoint), method)
     method.resize(weights)
     load_exactly(method, weights, path)
+    classifier.train(classifier.training)  # forgets the class features of other prompts
     trained_on = checkpoint.get("trained_on")
     classifier.trained_on = tuple(trained_on) if trained_on else None
     epochs = checkpoint.get("epoch", 0)

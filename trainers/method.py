@@ -67,9 +67,9 @@ class Batch:
     views: tuple[Tensor, ...] = ()
 
     @classmethod
-    def of(cls, image: Tensor, label: Tensor) -> Batch:
+    def of(cls, image: Tensor, label: Tensor, views: tuple[Tensor, ...] = ()) -> Batch:
         """With all classes as candidates."""
-        return cls(image, label, AllClasses(label))
+        return cls(image, label, AllClasses(label), None, views)
 
 
 class Data(Protocol):

@@ -274,19 +274,20 @@ def promptsrc_loss(case: Case, state: State, image: Tensor, logits: Tensor, labe
 
 
 def prograd_loss(case: Case, state: State, image: Tensor, logits: Tensor, label: Tensor, drawn: Tensor) -> Terms:
-    """And -T^2 sum_c p0_c log p_c, mean over images: the softmax at temperature T of zero-shot CLIP and of one's own."""
+    """And -T^2 sum_c p0_c log p_c, mean over images: softmax at temperature T of zero-shot CLIP's and of own logits."""
     temperature = case.options.TEMPERATURE
     frozen = zeroshot_logits(case.clip, image, case.names, [case.template])
     p, q = ((z / temperature).exp() for z in (frozen, logits))
     p, q = p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)
-    return {"ce_loss": cross_entropy(logits, label), "kd_loss": -(temperature**2) * (p * q.log()).sum() / len(image)}
+    return {"ce_loss": cross_entropy(logits, label), "kd_loss": -(temperature**2) * (p * q.log()).sum(1).mean()}
 
 
 def prograd_gradients(case: Case, terms: Terms, learned: Sequence[Tensor]) -> Sequence[Tensor]:
     """G_d where it agrees with G_g, else G_d - lambda (G_d . G_g / |G_g|^2) G_g."""
     found, weight = [], case.options.LAMBDA
     for tensor in learned:
-        domain, general = (torch.autograd.grad(terms[n], tensor, retain_graph=True)[0] for n in ("ce_loss", "kd_loss"))
+        both = (terms["ce_loss"], terms["kd_loss"])
+        domain, general = (torch.autograd.grad(term, tensor, retain_graph=True)[0] for term in both)
         inner = float((domain * general).sum())
         found.append(domain if inner >= 0 else domain - weight * inner / float(general.square().sum()) * general)
     return found

@@ -10,18 +10,33 @@ import torch
 
 from dassl.engine import TRAINER_REGISTRY
 from tests.clip.small import LAYERS, difference, small_clip
-from trainers.base import PromptTrainer
+from trainers import PromptTrainer
 
-from .world import METHODS, TEXT_ONLY, Make, batch, equal, maker, randomise, save_clip, state, step
+from .world import (
+    METHODS,
+    TEXT_ONLY,
+    Make,
+    batch,
+    descended,
+    equal,
+    every_class,
+    maker,
+    method_class,
+    randomise,
+    save_clip,
+    state,
+    step,
+    summary,
+)
 
 METHOD = pytest.mark.parametrize("method", METHODS)
 
 
 @METHOD
 def test_loss_falls_on_a_fixed_batch(method: str, make: Make) -> None:
-    """POMP draws other classes every step, so all of them are drawn here."""
-    trainer = make(method, {"UPDATE_CLASS_NUM": 7} if method == "POMP" else {}, "OPTIM.LR", 0.05)
-    losses = [step(trainer, *batch()) for _ in range(12)]
+    """Sampled losses are of other classes every step, so all of them are drawn here."""
+    trainer = make(method, every_class(method), "OPTIM.LR", 0.05)
+    losses = [float(summary(trainer, *batch())[descended(method)]) for _ in range(12)]
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -51,13 +66,13 @@ def test_resumed_run_equals_an_uninterrupted_one(
 def test_precisions_agree(method: str, precision: str, bound: float, make: Make) -> None:
     """The first loss within the bound of fp32's; prompts and optimiser state are fp32 in all."""
     exact, trainer = make(method), make(method, {"PREC": precision})
-    trainer.model.learner.load_state_dict(exact.model.learner.state_dict())
+    trainer.model.method.load_state_dict(exact.model.method.state_dict())
     losses = []
     for one in (exact, trainer):
         torch.manual_seed(0)
         losses.append(step(one, *batch()))
     assert math.isfinite(losses[1]) and losses[1] == pytest.approx(losses[0], rel=bound)
-    assert all(p.dtype == torch.float32 for p in trainer.model.learner.parameters())
+    assert all(p.dtype == torch.float32 for p in trainer.model.method.parameters())
     buffers = [s["momentum_buffer"] for s in trainer.optim.state.values()]
     assert buffers and all(b.dtype == torch.float32 and b.isfinite().all() for b in buffers)
     half = {"fp16": torch.float16, "bf16": torch.bfloat16, "amp": torch.float32}[precision]
@@ -74,12 +89,11 @@ def test_small_gradients_survive_fp16(method: str, make: Make, monkeypatch: pyte
         trainer = make(method, {"PREC": precision, **({"LAMBDA": 0.0} if method == "RPP" else {})})
         torch.manual_seed(0)
         randomise(trainer, 0.1)
-        loss = trainer.compute_loss
-        monkeypatch.setattr(
-            trainer, "compute_loss", lambda *batch, loss=loss: {"ce_loss": 1e-4 * loss(*batch)["ce_loss"]}
-        )
+        loss = trainer.model.method.loss
+        small = lambda *args, loss=loss: {"ce_loss": 1e-4 * loss(*args)["ce_loss"]}  # noqa: E731
+        monkeypatch.setattr(trainer.model.method, "loss", small)
         step(trainer, *batch())
-        gradients.append(torch.cat([p.grad.flatten() for p in trainer.model.learner.parameters() if p.requires_grad]))
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.model.method.parameters() if p.requires_grad]))
     assert difference(gradients[1], gradients[0]) < 0.02
     assert gradients[1].dtype == torch.float32
 
@@ -87,8 +101,7 @@ def test_small_gradients_survive_fp16(method: str, make: Make, monkeypatch: pyte
 def test_the_first_loss_scale_overflows_for_no_method(make: Make) -> None:
     for method in METHODS:
         trainer = make(method, {"PREC": "fp16"})
-        trainer.batch_idx, trainer.num_batches = 0, 2
-        assert float(trainer.forward_backward(dict(zip(("img", "label"), batch())))["skipped"]) == 0
+        assert float(summary(trainer, *batch())["skipped"]) == 0
 
 
 def test_overflow_skips_the_step_and_is_counted(make: Make) -> None:
@@ -114,14 +127,14 @@ def test_overflow_skips_the_step_and_is_counted(make: Make) -> None:
 def test_gradients_that_always_overflow_are_an_error(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the run would skip every step and end with the prompts it began with."""
     trainer = make("CoOp", {"PREC": "fp16"}, "OPTIM.MAX_EPOCH", 9)
-    trainer.model.learner.ctx.register_hook(lambda gradient: gradient * torch.inf)
+    trainer.model.method.ctx.register_hook(lambda gradient: gradient * torch.inf)
     with pytest.raises(FloatingPointError, match=r"at every loss scale! epoch .* or TRAINER.COOP.PREC bf16 or fp32"):
         trainer.train()
     assert trainer.epoch < 8
 
 
 def test_unknown_precision(make: Make) -> None:
-    with pytest.raises(ValueError, match=r"TRAINER.COOP.PREC must be one of fp32, fp16, bf16, amp, got 'half'"):
+    with pytest.raises(ValueError, match=r"TRAINER.COOP.PREC must be one of fp32, fp16, bf16, amp, but is 'half'"):
         make("CoOp", {"PREC": "half"})
 
 
@@ -145,15 +158,15 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_widths_come_from_the_model(method: str, make: Make, wide: str) -> None:
     trainer = make(method, None, "MODEL.BACKBONE.PATH", wide)
     assert step(trainer, *batch()) > 0
-    widths = {p.shape[-1] for p in trainer.model.learner.parameters() if p.dim() == 2}
+    widths = {p.shape[-1] for p in trainer.model.method.parameters() if p.dim() == 2}
     assert widths & {192, 256}
-    assert all(p.grad.any() for p in trainer.model.learner.parameters() if p.requires_grad)
+    assert all(p.grad.any() for p in trainer.model.method.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("method", TEXT_ONLY)
 def test_resnet_with_text_prompts(method: str, make: Make, resnet: str) -> None:
     """Its batch norm keeps its statistics."""
-    trainer = make(method, {"UPDATE_CLASS_NUM": 7} if method == "POMP" else {}, "MODEL.BACKBONE.PATH", resnet)
+    trainer = make(method, every_class(method), "MODEL.BACKBONE.PATH", resnet)
     before = {key: value.clone() for key, value in trainer.model.clip.visual.state_dict().items()}
     trainer.model.train()
     losses = [step(trainer, *batch()) for _ in range(5)]
@@ -163,7 +176,10 @@ def test_resnet_with_text_prompts(method: str, make: Make, resnet: str) -> None:
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in TEXT_ONLY])
 def test_resnet_takes_no_visual_prompts(method: str, make: Make, resnet: str) -> None:
-    with pytest.raises(ValueError, match=f"{method} puts prompts into a ViT, but .* is a ResNet; use CoOp"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{method_class(method).section()}: prompts in the image encoder need a ViT, but .* is a ResNet; choose",
+    ):
         make(method, None, "MODEL.BACKBONE.PATH", resnet)
 
 

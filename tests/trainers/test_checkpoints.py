@@ -12,20 +12,41 @@ import torch
 from tests.clip.small import VISION_WIDTH, difference
 
 from .family import write_checkpoint
-from .world import CLASSNAMES, METHODS, Make, batch, equal, randomise, state, step
+from .world import CLASSNAMES, METHODS, Make, batch, equal, method_class, randomise, state, step
 
 METHOD = pytest.mark.parametrize("method", METHODS)
 TEXT_WIDTH, EMBED = 128, 64
 
 
+LENGTHS = {"N_CTX_TEXT": 2, "N_CTX_VISION": 3, "PROMPT_DEPTH_TEXT": 2, "PROMPT_DEPTH_VISION": 2}
+DOCUMENTED = {
+    "CoOp": {"N_CTX": 3, "CTX_INIT": ""},
+    "POMP": {"N_CTX": 2, "CTX_INIT": ""},
+    "CoCoOp": {"N_CTX": 2, "CTX_INIT": ""},
+    "VPT": {"N_CTX_VISION": 3, "PROMPT_DEPTH_VISION": 2},
+    "IVLP": {**LENGTHS, "PROMPT_DEPTH_VISION": 3},
+    "PromptSRC": {**LENGTHS, "PROMPT_DEPTH_VISION": 3},
+    "ProGrad": {"N_CTX": 3, "CTX_INIT": ""},
+    "MaPLe": {"N_CTX": 2, "PROMPT_DEPTH": 2},
+    "RPP": LENGTHS,
+}
+
+
 def documented_keys(method: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the field's checkpoints, for the settings in ``METHODS``."""
+    """Names and shapes of the field's checkpoints, for the settings in ``DOCUMENTED``."""
     block = "encoder.transformer.resblocks"
     ctx = "prompt_learner.ctx"
     vision = {"image_encoder.VPT": (3, VISION_WIDTH), f"image_{block}.1.VPT_shallow": (3, VISION_WIDTH)}
     maps = {"weight": (VISION_WIDTH, TEXT_WIDTH), "bias": (VISION_WIDTH,)}
+    independent = {
+        ctx: (2, TEXT_WIDTH),
+        f"text_{block}.1.VPT_shallow": (2, TEXT_WIDTH),
+        **vision,
+        f"image_{block}.2.VPT_shallow": (3, VISION_WIDTH),
+    }
     return {
         "CoOp": {"ctx": (3, TEXT_WIDTH)},
+        "ProGrad": {"ctx": (3, TEXT_WIDTH)},
         "POMP": {"ctx": (2, TEXT_WIDTH)},
         "CoCoOp": {
             "ctx": (2, TEXT_WIDTH),
@@ -35,12 +56,8 @@ def documented_keys(method: str) -> dict[str, tuple[int, ...]]:
             "meta_net.linear2.bias": (TEXT_WIDTH,),
         },
         "VPT": vision,
-        "IVLP": {
-            ctx: (2, TEXT_WIDTH),
-            f"text_{block}.1.VPT_shallow": (2, TEXT_WIDTH),
-            **vision,
-            f"image_{block}.2.VPT_shallow": (3, VISION_WIDTH),
-        },
+        "IVLP": independent,
+        "PromptSRC": independent,
         "MaPLe": {
             ctx: (2, TEXT_WIDTH),
             **{f"prompt_learner.proj.{part}": shape for part, shape in maps.items()},
@@ -56,22 +73,38 @@ def documented_keys(method: str) -> dict[str, tuple[int, ...]]:
     }[method]
 
 
-FOLDERS = {"MaPLe": "MultiModalPromptLearner", "IVLP": "VLPromptLearner", "RPP": "UnsharedPromptLearner"}
+FOLDERS = {
+    "MaPLe": "MultiModalPromptLearner",
+    "IVLP": "VLPromptLearner",
+    "PromptSRC": "VLPromptLearner",
+    "RPP": "UnsharedPromptLearner",
+}
+
+
+@pytest.mark.parametrize("method", DOCUMENTED)
+def test_documented_keys(method: str, make: Make, tmp_path: Path) -> None:
+    """These and nothing else, in the documented folder."""
+    make(method, DOCUMENTED[method]).save_model(0, str(tmp_path))
+    path = tmp_path / FOLDERS.get(method, "prompt_learner") / "model.pth.tar-1"
+    saved = torch.load(path, weights_only=True)["state_dict"]
+    assert {key: tuple(value.shape) for key, value in saved.items()} == documented_keys(method)
 
 
 @METHOD
 def test_save_and_load(method: str, make: Make, tmp_path: Path) -> None:
-    """The documented keys and nothing else; the same logits, bit for bit."""
+    """The same logits, bit for bit; what is saved is fp32."""
     trainer = make(method)
     step(trainer, *batch())
     trainer.save_model(0, str(tmp_path))
-    path = tmp_path / FOLDERS.get(method, "prompt_learner") / "model.pth.tar-1"
+    path = tmp_path / method_class(method).folder / "model.pth.tar-1"
     saved = torch.load(path, weights_only=True)["state_dict"]
-    assert {key: tuple(value.shape) for key, value in saved.items()} == documented_keys(method)
+    assert saved.keys() == state(trainer).keys()
     assert all(value.dtype == torch.float32 for value in saved.values())
     other = randomise(make(method))
-    other.load_model(str(tmp_path), epoch=1)
+    other.set_model_mode("eval")
     with torch.no_grad():
+        assert not torch.equal(other.model(batch()[0]), trainer.model(batch()[0]))
+        other.load_model(str(tmp_path), epoch=1)
         assert torch.equal(other.model(batch()[0]), trainer.model(batch()[0]))
     assert other.epochs_done == 1
 
@@ -83,7 +116,7 @@ def test_checkpoint_serves_another_class_list(method: str, make: Make, tmp_path:
     base.save_model(0, str(tmp_path))
     new = make(method, None, "DATASET.SUBSAMPLE_CLASSES", "new")
     new.load_model(str(tmp_path), epoch=1)
-    assert base.classnames == CLASSNAMES[:3] and new.classnames == CLASSNAMES[3:]
+    assert [one.dm.dataset.classnames for one in (base, new)] == [CLASSNAMES[:3], CLASSNAMES[3:]]
     both = make(method)
     both.load_model(str(tmp_path), epoch=1)
     with torch.no_grad():
@@ -106,8 +139,8 @@ def test_stripped_file_of_pretrained_prompts(make: Make, tmp_path: Path) -> None
     """POMP's published prompts: the tensor alone, no epoch, no optimiser."""
     ctx = torch.randn(2, TEXT_WIDTH)
     torch.save({"state_dict": {"ctx": ctx}}, tmp_path / "prompt.pth.tar")
-    trainer = make("POMP", None, "TRAINER.INIT_PROMPTS", str(tmp_path / "prompt.pth.tar"))
-    assert torch.equal(trainer.model.learner.ctx, ctx)
+    trainer = make("POMP", {"N_CTX": 2, "CTX_INIT": ""}, "TRAINER.INIT_PROMPTS", str(tmp_path / "prompt.pth.tar"))
+    assert torch.equal(trainer.model.method.ctx, ctx)
 
 
 @pytest.mark.parametrize("method", ["MaPLe", "RPP"])
@@ -202,7 +235,7 @@ def test_checkpoint_of_another_method(make: Make, tmp_path: Path) -> None:
         make("CoCoOp").load_model(str(tmp_path), epoch=1)
     make("CoCoOp").save_model(0, str(tmp_path))
     with pytest.raises(ValueError, match=r"does not fit this method .*surplus: meta_net"):
-        make("CoOp", {"N_CTX": 2}).load_model(str(tmp_path), epoch=1)
+        make("CoOp").load_model(str(tmp_path), epoch=1)
 
 
 def test_checkpoint_of_other_settings(make: Make, tmp_path: Path) -> None:

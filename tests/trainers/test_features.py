@@ -9,12 +9,12 @@ import torch
 
 from tests.clip.small import difference
 
-from .world import Make, batch, state
+from .world import TEXT_ONLY, Make, batch, state
 
 FIXED = ("INPUT.TRANSFORMS", ("normalize",), "OPTIM.MAX_EPOCH", 2, "TEST.NO_TEST", True)
 
 
-@pytest.mark.parametrize("method", ["CoOp", "CoCoOp", "POMP"])
+@pytest.mark.parametrize("method", TEXT_ONLY)
 def test_training_is_the_same(method: str, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Order, sampling and weights; each training image passes the encoder once."""
     plain = make(method, None, *FIXED, "OUTPUT_DIR", str(tmp_path / "plain"))
@@ -37,10 +37,10 @@ def test_features_pass_for_images(make: Make) -> None:
     ("method", "settings", "opts", "message"),
     [
         ("CoOp", {}, (), "same view of an image in every epoch.* random_flip, random_resized_crop"),
-        ("CoOp", {}, (*FIXED, "DATALOADER.K_TRANSFORMS", 2), "one view of an image, but DATALOADER.K_TRANSFORMS is 2"),
-        ("IVLP", {}, FIXED, "text-only methods"),
-        ("VPT", {}, FIXED, "text-only methods"),
-        ("RPP", {"PROMPT_DEPTH_VISION": 0}, FIXED, "its teacher looks at the images"),
+        ("CoOp", {}, (*FIXED, "DATALOADER.K_TRANSFORMS", 2), "one view of an image, but 2 are wanted .K_TRANSFORMS."),
+        ("IVLP", {}, FIXED, "puts prompts into it"),
+        ("VPT", {}, FIXED, "puts prompts into it"),
+        ("RPP", {"PROMPT_DEPTH_VISION": 0}, FIXED, "has a teacher that looks at the images"),
     ],
 )
 def test_refused_where_features_would_change(

@@ -10,22 +10,24 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
 
+from clip.packing import make_layout
 from clip.weights import PRECISIONS
 from dassl.utils import MetricMeter
 from tests.fake_gpu import FakeGPU, HostWait
-from trainers.base import PromptTrainer
+from trainers import PromptTrainer
 
-from .world import METHODS, batch, maker
+from .world import METHODS, SAMPLING, ZERO_SHOT, batch, maker
 
 DEVICES = ["fake", *(["cuda"] if torch.cuda.is_available() else [])]
 CASES = [(method, precision, sampled) for method in METHODS for precision in PRECISIONS for sampled in (False, True)]
-CASES = [case for case in CASES if case[0] in ("POMP", "RPP") or not case[2]]
-CASES += [("ZeroshotCLIP", "fp16", False)]
+CASES = [case for case in CASES if case[0] in SAMPLING or not case[2]]
+CASES += [(ZERO_SHOT[0], "fp16", False)]
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +55,14 @@ def no_waiting(gpu: FakeGPU | None) -> Iterator[None]:
 
 def step_and_evaluate(trainer: PromptTrainer, gpu: FakeGPU | None) -> None:
     image, label = (tensor.pin_memory() for tensor in batch())  # as the loader hands them over
-    if trainer.get_model_names():
+    if any(True for _ in trainer.model.method.parameters()):
         trainer.num_batches, losses = 2, MetricMeter()
         for trainer.batch_idx in range(2):
-            with no_waiting(gpu):
+            with no_waiting(gpu), mock.patch("clip.text.make_layout", wraps=make_layout) as layouts:
                 losses.update(trainer.forward_backward({"img": image, "label": label}))
             if gpu is not None:
                 assert all(upload.pinned for upload in gpu.uploads)
-                check_uploads(trainer, [upload.shape for upload in gpu.uploads])
+                check_uploads(trainer, [upload.shape for upload in gpu.uploads], layouts.call_count)
                 assert any("backward" in op.name for op in gpu.ops)
     with torch.no_grad():
         trainer.set_model_mode("eval")
@@ -70,17 +72,19 @@ def step_and_evaluate(trainer: PromptTrainer, gpu: FakeGPU | None) -> None:
             trainer.evaluator.process(trainer.model_inference(image), label)
 
 
-def check_uploads(trainer: PromptTrainer, shapes: list[tuple[int, ...]]) -> None:
-    """Images, and labels; with sampled classes all indices of the step in one piece. A class list is laid out once."""
-    sampled = trainer.labels_stay_on_host and trainer.options.UPDATE_CLASS_NUM
+def check_uploads(trainer: PromptTrainer, shapes: list[tuple[int, ...]], layouts: int) -> None:
+    """Images, and labels; with sampled classes all indices of the step in one piece. Texts are laid out once, each
+    class list of the method and of a teacher in the first step."""
+    sampled = trainer.needs.sampling is not None
     assert shapes.count((5, 3, 32, 32)) == 1
-    assert len(shapes) == 2 + (trainer.batch_idx == 0 and not sampled)
+    assert len(shapes) == 2 + layouts - sampled
+    assert layouts == sampled if trainer.batch_idx else layouts >= 1
 
 
 def run(case: tuple[str, str, bool], backbone: str, output: Path, device: str) -> None:
     method, precision, sampled = case
     settings = {"PREC": precision} if method in METHODS else {}
-    if method in ("POMP", "RPP"):
+    if method in SAMPLING:
         settings["UPDATE_CLASS_NUM"] = 4 if sampled else 0
     make = maker(backbone, output)
     if device == "cuda":
@@ -103,8 +107,9 @@ def injected(what: Callable[[Tensor], object], backbone: str, output: Path) -> N
     """A step of CoOp whose loss does something to the images besides."""
     with FakeGPU() as gpu:
         trainer = maker(backbone, output)("CoOp", None, "USE_CUDA", True)
-        loss = trainer.compute_loss
-        trainer.compute_loss = lambda image, label: [what(image), loss(image, label)][1]
+        method = trainer.model.method
+        loss = method.loss
+        method.loss = lambda classifier, batch: [what(batch.image), loss(classifier, batch)][1]
         step_and_evaluate(trainer, gpu)
 
 

@@ -9,10 +9,8 @@ import pytest
 import torch
 
 from clip.model import CLIP
-from dassl.engine import TRAINER_REGISTRY
-from trainers.base import PromptTrainer
 
-from .world import CLASSNAMES, METHODS, TEXT_ONLY, Make, batch, config, learnable, options
+from .world import CLASSNAMES, Make, batch, learnable, method_class, terms
 
 FOUR = {"CTX_INIT": "a photo of a"}
 
@@ -25,11 +23,8 @@ def vit_b16_widths() -> CLIP:
     return clip
 
 
-def bare(method: str, **settings: object) -> PromptTrainer:
-    """A trainer that has its options and nothing else."""
-    trainer = object.__new__(TRAINER_REGISTRY.get(method))
-    trainer.cfg = config(method, "", "", *options(method, settings))
-    return trainer
+def lengths_and_depths(*numbers: int) -> dict[str, int]:
+    return dict(zip(("N_CTX_TEXT", "N_CTX_VISION", "PROMPT_DEPTH_TEXT", "PROMPT_DEPTH_VISION"), numbers))
 
 
 @pytest.mark.parametrize(
@@ -42,35 +37,36 @@ def bare(method: str, **settings: object) -> PromptTrainer:
         ("CoCoOp", FOUR, 35_360),
         ("CoCoOp", {"N_CTX": 16}, 41_504),
         ("VPT", {"N_CTX_VISION": 8, "PROMPT_DEPTH_VISION": 12}, 73_728),
-        ("IVLP", dict(zip(METHODS["IVLP"], (2, 2, 12, 12))), 30_720),
-        ("IVLP", dict(zip(METHODS["IVLP"], (4, 4, 9, 9))), 46_080),
-        ("IVLP", dict(zip(METHODS["IVLP"], (4, 0, 12, 0))), 24_576),
+        ("IVLP", lengths_and_depths(2, 2, 12, 12), 30_720),
+        ("IVLP", lengths_and_depths(4, 4, 9, 9), 46_080),
+        ("IVLP", lengths_and_depths(4, 2, 12, 0), 24_576),
         ("MaPLe", {"N_CTX": 2, "PROMPT_DEPTH": 9}, 3_555_072),
         ("MaPLe", {"N_CTX": 2, "PROMPT_DEPTH": 3}, 1_185_024),
         ("MaPLe", {"N_CTX": 2, "PROMPT_DEPTH": 9, "UNIFIED": True}, 9 * 2 * 512 + 393_984),
-        ("RPP", dict(zip(METHODS["RPP"], (4, 4, 9, 9))), 3 * 46_080),
-        ("RPP", {**dict(zip(METHODS["RPP"], (4, 4, 9, 9))), "QKV": "kv"}, 2 * 46_080),
-        ("RPP", {**dict(zip(METHODS["RPP"], (4, 4, 9, 9))), "QKV": "shared"}, 46_080),
-        ("RPP", {**dict(zip(METHODS["RPP"], (4, 4, 9, 9))), "RESIDUAL": "query"}, 3 * 46_080 - 8 * 4 * (512 + 768)),
+        ("RPP", lengths_and_depths(4, 4, 9, 9), 3 * 46_080),
+        ("RPP", {**lengths_and_depths(4, 4, 9, 9), "QKV": "kv"}, 2 * 46_080),
+        ("RPP", {**lengths_and_depths(4, 4, 9, 9), "QKV": "shared"}, 46_080),
+        ("RPP", {**lengths_and_depths(4, 4, 9, 9), "RESIDUAL": "query"}, 3 * 46_080 - 8 * 4 * (512 + 768)),
     ],
 )
 def test_published_numbers_of_parameters(method: str, settings: dict, count: int) -> None:
-    learner = bare(method, **settings).build_learner(vit_b16_widths())
-    assert sum(p.numel() for p in learner.parameters() if p.requires_grad) == count
+    kind = method_class(method)
+    made = kind(vit_b16_widths(), kind.Options(**settings))
+    assert sum(p.numel() for p in made.parameters() if p.requires_grad) == count
 
 
 def test_context_per_class(make: Make) -> None:
-    trainer = make("CoOp", {"CSC": True, "N_CTX": 5})
-    assert trainer.model.learner.ctx.shape == (len(CLASSNAMES), 5, 128)
-    assert make("CoOp", {"CSC": True, "CTX_INIT": "a photo of"}).model.learner.ctx.shape == (3, 128)
+    trainer = make("CoOp", {"CSC": True, "N_CTX": 5, "CTX_INIT": ""})
+    assert trainer.model.method.ctx.shape == (len(CLASSNAMES), 5, 128)
+    assert make("CoOp", {"CSC": True, "CTX_INIT": "a photo of"}).model.method.ctx.shape == (3, 128)
 
 
-@pytest.mark.parametrize("method", TEXT_ONLY)
+@pytest.mark.parametrize("method", ["CoOp", "CoCoOp", "POMP"])
 def test_words_of_the_phrase_decide_the_length(method: str, make: Make) -> None:
     """CoOp's rule: CTX_INIT overrides N_CTX."""
     trainer = make(method, {"CTX_INIT": "a_photo_of", "N_CTX": 9})
     words = trainer.model.clip.token_embedding(torch.tensor([320, 1125, 539]))
-    assert torch.equal(trainer.model.learner.ctx, words)
+    assert torch.equal(trainer.model.method.ctx, words)
 
 
 @pytest.mark.parametrize("method", ["IVLP", "MaPLe"])
@@ -94,9 +90,9 @@ def test_phrase_shorter_than_the_context(method: str, make: Make) -> None:
 
 def test_maple_couplings_start_as_copies_and_learn_apart(make: Make) -> None:
     trainer = make("MaPLe", {"PROMPT_DEPTH": 3})
-    first, second = trainer.model.learner.compound_prompt_projections
+    first, second = trainer.model.method.compound_prompt_projections
     assert torch.equal(first.weight, second.weight) and first.weight is not second.weight
-    trainer.compute_loss(*batch())["ce_loss"].backward()
+    terms(trainer, *batch())["ce_loss"].backward()
     assert not torch.equal(first.weight.grad, second.weight.grad)
 
 
@@ -108,16 +104,16 @@ def test_unified_maple_has_one_coupling(make: Make) -> None:
 
 def test_shallow_maple_has_no_deep_prompts(make: Make) -> None:
     trainer = make("MaPLe", {"PROMPT_DEPTH": 1})
-    plans = trainer.model.learner()
+    plans = trainer.model.method.prompts()
     assert not plans.text.layers and not plans.vision.layers
     assert set(learnable(trainer)) == {f"prompt_learner.{name}" for name in ("ctx", "proj.weight", "proj.bias")}
 
 
 def test_cocoop_gives_every_image_its_own_context(make: Make) -> None:
-    learner = make("CoCoOp").model.learner
+    method = make("CoCoOp", {"N_CTX": 2, "CTX_INIT": ""}).model.method
     features = torch.randn(3, 64)
-    contexts = learner(features).text.input
+    contexts = method.prompts(features).text.input
     assert contexts.shape == (3, 1, 2, 128)
-    shifts = contexts[:, 0] - learner.ctx
+    shifts = contexts[:, 0] - method.ctx
     assert torch.allclose(shifts[:, 0], shifts[:, 1], atol=1e-6)  # the same for all context vectors
     assert all(not torch.equal(a, b) for a, b in pairwise(shifts[:, 0]))

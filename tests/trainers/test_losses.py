@@ -10,17 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dassl.config import CfgNode
-from dassl.engine import TRAINER_REGISTRY
 from tests.clip.small import difference
-from trainers.losses import candidates, distillation
+from trainers.losses import Sampling, distillation, draw_candidates
 
 from . import plain
-from .world import CLASSNAMES, Make, batch, in_double
-
-
-def sampling(number: int, correct: bool = True, log: str = "ln") -> CfgNode:
-    return CfgNode({"UPDATE_CLASS_NUM": number, "LOCAL_CORRECTION": correct, "CORRECTION_LOG": log})
+from .world import CLASSNAMES, SAMPLING, Make, batch, in_double, terms
 
 
 @given(st.integers(2, 12).flatmap(lambda n: st.tuples(st.just(n), st.integers(2, n + 1), st.integers(0, 99))))
@@ -28,7 +22,7 @@ def test_candidates_are_the_own_class_and_distinct_others(case: tuple[int, int, 
     num_classes, number, seed = case
     torch.manual_seed(seed)
     label = torch.randint(num_classes, (5,))
-    chosen = candidates(sampling(number), label, num_classes)
+    chosen = draw_candidates(Sampling(number, "ln"), label, num_classes)
     drawn = chosen.classes[chosen.sampled]
     assert len(drawn) == len(drawn.unique()) == number - 1
     assert torch.equal(chosen.classes, torch.cat([label, drawn]).unique())
@@ -41,7 +35,7 @@ def test_every_class_is_drawn_equally_often() -> None:
     torch.manual_seed(0)
     counts = torch.zeros(6)
     for _ in range(1200):
-        chosen = candidates(sampling(3), torch.tensor([0]), 6)
+        chosen = draw_candidates(Sampling(3, "ln"), torch.tensor([0]), 6)
         counts[chosen.classes[chosen.sampled]] += 1
     assert (counts / 400 - 1).abs().max() < 0.15  # 400 of each expected, standard deviation 16
 
@@ -55,7 +49,7 @@ def test_natural_correction_estimates_the_full_softmax(label: int, drawn: int, m
     sums = {False: [], True: []}
     for picked in combinations(range(4), drawn):
         monkeypatch.setattr(torch, "randperm", lambda n, picked=picked: torch.tensor(picked))
-        chosen = candidates(sampling(drawn + 1), torch.tensor([label]), 4)
+        chosen = draw_candidates(Sampling(drawn + 1, "ln"), torch.tensor([label]), 4)
         corrected = chosen.corrected(chosen.columns(logits[:, chosen.classes]))
         if set(picked) != {label}:
             sums[label in picked].append(corrected[0, 1:].exp().sum())
@@ -66,71 +60,41 @@ def test_natural_correction_estimates_the_full_softmax(label: int, drawn: int, m
 def test_published_correction_is_the_natural_one_over_ln_10() -> None:
     label = torch.tensor([0, 4])
     torch.manual_seed(1)
-    published = candidates(sampling(4, log="log10"), label, 6).correction
+    published = draw_candidates(Sampling(4), label, 6).correction
     torch.manual_seed(1)
-    natural = candidates(sampling(4), label, 6).correction
+    natural = draw_candidates(Sampling(4, "ln"), label, 6).correction
     assert torch.allclose(published * math.log(10), natural, rtol=1e-14, atol=0)
     assert not published[:, 0].any() and (published[:, 1:] > 0).all()
+
+
+RANDOM = {"N_CTX": 3, "CTX_INIT": ""}
 
 
 @pytest.mark.parametrize("correct", [False, True])
 def test_pomp_with_every_class_is_coop(correct: bool, make: Make) -> None:
     """K = N + 1 draws all; the correction is zero then."""
     number = len(CLASSNAMES) + 1
-    pomp = make("POMP", {"UPDATE_CLASS_NUM": number, "N_CTX": 3, "LOCAL_CORRECTION": correct})
-    coop = make("CoOp", {"N_CTX": 3})
-    pomp.model.learner.load_state_dict(coop.model.learner.state_dict())
-    found, expected = (trainer.compute_loss(*batch())["ce_loss"] for trainer in (pomp, coop))
+    pomp = make("POMP", {"UPDATE_CLASS_NUM": number, **RANDOM, "LOCAL_CORRECTION": correct})
+    coop = make("CoOp", RANDOM)
+    pomp.model.method.load_state_dict(coop.model.method.state_dict())
+    found, expected = (terms(trainer, *batch())["ce_loss"] for trainer in (pomp, coop))
     assert torch.isclose(found, expected, rtol=1e-6)
-    all_of_them = candidates(sampling(number), torch.tensor([0, 3]), len(CLASSNAMES))
+    all_of_them = draw_candidates(Sampling(number, "ln"), torch.tensor([0, 3]), len(CLASSNAMES))
     assert torch.allclose(all_of_them.correction, torch.zeros(2, number, dtype=torch.float64), atol=1e-15)
 
 
 def test_pomp_without_sampling_is_coop(make: Make) -> None:
-    pomp, coop = make("POMP", {"EPT": False, "N_CTX": 3}), make("CoOp", {"N_CTX": 3})
-    pomp.model.learner.load_state_dict(coop.model.learner.state_dict())
-    found, expected = (trainer.compute_loss(*batch())["ce_loss"] for trainer in (pomp, coop))
+    pomp, coop = make("POMP", {"EPT": False, **RANDOM}), make("CoOp", RANDOM)
+    pomp.model.method.load_state_dict(coop.model.method.state_dict())
+    found, expected = (terms(trainer, *batch())["ce_loss"] for trainer in (pomp, coop))
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("method", ["POMP", "RPP"])
+@pytest.mark.parametrize("method", SAMPLING)
 @pytest.mark.parametrize("number", [1, len(CLASSNAMES) + 2])
 def test_impossible_numbers_of_candidates(method: str, number: int, make: Make) -> None:
     with pytest.raises(ValueError, match=f"UPDATE_CLASS_NUM must be 0 or from 2 to 7 .* but is {number}"):
-        make(method, {"UPDATE_CLASS_NUM": number}).compute_loss(*batch())
-
-
-OWN_SECTION = [
-    ("POMP", "CORRECTION_LOG", "log2", "must be one of log10, ln, but is 'log2'"),
-    ("POMP", "NEG_SAMPLING_MODE", "hard", "must be one of random, but is 'hard'"),
-    ("RPP", "QKV", "qk", "must be one of qkv, kv, shared, but is 'qk'"),
-    ("RPP", "TEMPERATURE", -1.0, "must be a finite number, larger than 0, but is -1.0"),
-    ("RPP", "TEMPERATURE", math.nan, "must be a finite number, larger than 0, but is nan"),
-    ("RPP", "TEMPERATURE", math.inf, "must be a finite number, larger than 0, but is inf"),
-    ("RPP", "TEMPERATURE", 0.0, "must be a finite number, larger than 0, but is 0.0"),
-    ("RPP", "LAMBDA", -1.0, "must be a finite number, 0 or more, but is -1.0"),
-    ("RPP", "LAMBDA", math.nan, "must be a finite number, 0 or more, but is nan"),
-    ("RPP", "LAMBDA", math.inf, "must be a finite number, 0 or more, but is inf"),
-]
-
-
-@pytest.mark.parametrize("derived", [False, True])
-@pytest.mark.parametrize(("method", "key", "value", "message"), OWN_SECTION)
-def test_options_are_checked_in_the_section_of_the_class(
-    method: str, key: str, value: object, message: str, derived: bool, make: Make
-) -> None:
-    """A subclass with a section of its own does not lose the checks."""
-    base = TRAINER_REGISTRY.get(method)
-    if not derived:
-        with pytest.raises(ValueError, match=f"{key} {message}"):
-            make(method, {key: value})
-        return
-    cfg = CfgNode(make(method).cfg)
-    cfg.defrost()
-    cfg.TRAINER.OWN = CfgNode({**base.defaults, key: value})
-    child = type("Child", (base,), {"section": "OWN"})
-    with pytest.raises(ValueError, match=f"{key} {message}"):
-        child(cfg)
+        terms(make(method, {"UPDATE_CLASS_NUM": number}), *batch())
 
 
 def test_only_the_candidates_are_encoded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +103,7 @@ def test_only_the_candidates_are_encoded(make: Make, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(
         type(trainer.model.clip), "encode_text", lambda *args: counts.append(len(args[1])) or encode(*args)
     )
-    trainer.compute_loss(batch()[0], torch.tensor([1, 1, 1, 1, 1]))
+    terms(trainer, batch()[0], torch.tensor([1, 1, 1, 1, 1]))
     assert counts in ([2], [3])  # the label's class, and the drawn ones besides it
 
 
@@ -176,23 +140,23 @@ def test_sampled_losses_agree_with_the_plain_ones_in_double(log: str, make: Make
         trainer = in_double(make(method, settings | ({"TEMPERATURE": 1e5} if method == "RPP" else {})))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch, "randperm", lambda n: torch.arange(n))
-            terms = trainer.compute_loss(image, label)
+            found = terms(trainer, image, label)
         logits = trainer.model(image)
-        assert difference(terms["ce_loss"], plain.pomp_loss(logits, label, drawn, log)) < 1e-13
+        assert difference(found["ce_loss"], plain.sampled_cross_entropy(logits, label, drawn, log)) < 1e-13
         if method == "RPP":
-            teacher = trainer.teacher.logits(image)
+            teacher = trainer.model.method.teacher.logits(image)
             kept = [torch.tensor([y, *(j for j in drawn if j != y)]) for y in label]
             pairs = [(teacher[i, kept[i]], logits[i, kept[i]]) for i in range(len(label))]
             expected = torch.stack([plain.kl_divergence(t[None], s[None], 1e5) for t, s in pairs]).mean()
-            assert difference(terms["kd_loss"], expected) < 1e-4  # T = 1e5 leaves few digits of a divergence
+            assert difference(found["kd_loss"], expected) < 1e-4  # T = 1e5 leaves few digits of a divergence
 
 
-@pytest.mark.parametrize("method", ["POMP", "RPP"])
+@pytest.mark.parametrize("method", SAMPLING)
 def test_the_mask_of_sampled_classes_survives_half_precision(method: str, make: Make) -> None:
     """fp16, which a GPU's autocast uses, ends at 65504; the mask is -1e6."""
     trainer = make(method, {"UPDATE_CLASS_NUM": len(CLASSNAMES) + 1})  # every own class is drawn again
     with torch.autocast("cpu", dtype=torch.float16):
-        terms = trainer.compute_loss(*batch())
-    plainly = trainer.compute_loss(*batch())
-    assert terms["ce_loss"].dtype == torch.float32
-    assert abs(terms["ce_loss"] - plainly["ce_loss"]) < 0.01 * plainly["ce_loss"]
+        found = terms(trainer, *batch())
+    plainly = terms(trainer, *batch())
+    assert found["ce_loss"].dtype == torch.float32
+    assert abs(found["ce_loss"] - plainly["ce_loss"]) < 0.01 * plainly["ce_loss"]

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from clip.model import CLIP
 from tests.clip.small import difference
+from trainers import PromptTrainer
+from trainers.options import defaults
 
-from .world import CLASSNAMES, METHODS, Make, batch, randomise, step
+from .world import CLASSNAMES, METHODS, Make, batch, losses, method_class, randomise, step
 
 METHOD = pytest.mark.parametrize("method", METHODS)
 
@@ -50,17 +52,17 @@ def test_a_subset_of_the_classes(method: str, learning: bool, make: Make) -> Non
         assert difference(model(image, classes), model(image)[:, classes]) < 1e-5
 
 
-@pytest.mark.parametrize("method", ["CoOp", "POMP"])
+@pytest.mark.parametrize("method", [name for name in METHODS if "CSC" in defaults(method_class(name).Options)])
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
 def test_a_subset_of_class_specific_contexts(method: str, position: str, make: Make) -> None:
     image, classes = batch()[0], torch.tensor([4, 1, 3])
-    model = randomise(make(method, {"CSC": True, "CLASS_TOKEN_POSITION": position})).model
+    model = randomise(make(method, {"CTX_INIT": "", "CSC": True, "CLASS_TOKEN_POSITION": position})).model
     assert difference(model(image, classes), model(image)[:, classes]) < 1e-5
-    model.learner.ctx.grad = None
+    model.method.ctx.grad = None
     model(image, classes).sum().backward()
     untouched = [i for i in range(len(CLASSNAMES)) if i not in classes.tolist()]
-    assert not model.learner.ctx.grad[untouched].any()
-    assert all(model.learner.ctx.grad[i].any() for i in classes)
+    assert not model.method.ctx.grad[untouched].any()
+    assert all(model.method.ctx.grad[i].any() for i in classes)
 
 
 @METHOD
@@ -83,16 +85,30 @@ def test_batch_equals_its_images(method: str, make: Make) -> None:
         assert difference(model(image), torch.cat([model(one[None]) for one in image])) < 1e-5
 
 
+def kind_of_text(trainer: PromptTrainer) -> tuple[bool, bool]:
+    """Whether each image has texts of its own, and whether no prompt acts on the texts."""
+    try:
+        return False, not trainer.model.text_features.requires_grad
+    except ValueError:
+        return True, False
+
+
+def test_kinds_of_text(make: Make) -> None:
+    found = {method: kind_of_text(make(method)) for method in ("CoOp", "CoCoOp", "VPT")}
+    assert found == {"CoOp": (False, False), "CoCoOp": (True, False), "VPT": (False, True)}
+
+
 @METHOD
 def test_text_is_encoded_once_an_evaluation(method: str, make: Make, encodings: list[int]) -> None:
-    """... but again after the prompts have changed; CoCoOp's depends on the image, VPT's never changes."""
+    """... but again after the prompts have changed; unless texts depend on the image, or are not prompted."""
+    per_image, constant = kind_of_text(make(method))
     trainer = make(method)
+    trainer.set_model_mode("eval")
     image, label = batch()
     encodings.clear()
     with torch.no_grad():
         for _ in range(3):
             first = trainer.model(image)
-    per_image, constant = method == "CoCoOp", method == "VPT"
     assert len(encodings) == (3 if per_image else 1)
     step(trainer, image, label)
     encodings.clear()
@@ -106,12 +122,13 @@ def test_text_is_encoded_once_an_evaluation(method: str, make: Make, encodings: 
 def test_text_is_encoded_again_after_a_fused_step(method: str, make: Make) -> None:
     """A fused optimiser changes tensors without raising their version."""
     trainer = make(method)
+    trainer.set_model_mode("eval")
     image, label = batch()
     with torch.no_grad():
         trainer.model(image)
-    learned = [p for p in trainer.model.learner.parameters() if p.requires_grad]
+    learned = [p for p in trainer.model.method.parameters() if p.requires_grad]
     versions = [p._version for p in learned]
-    trainer.compute_loss(image, label)["ce_loss"].backward()
+    sum(losses(trainer, image, label).values()).backward()
     torch.optim.SGD(learned, lr=0.1, fused=True).step()
     assert versions == [p._version for p in learned]
     with torch.no_grad():
@@ -134,8 +151,8 @@ def test_memory_budget_changes_no_number(method: str, make: Make) -> None:
     results = []
     for budget in (4.0, 1e-4):
         trainer = make(method, None, "MODEL.TEXT_MEMORY_GB", budget)
-        sum(v for k, v in trainer.compute_loss(*batch()).items() if k.endswith("_loss")).backward()
-        results.append([p.grad for p in trainer.model.learner.parameters() if p.requires_grad])
+        trainer.model.method.backward(losses(trainer, *batch()))
+        results.append([p.grad for p in trainer.model.method.parameters() if p.requires_grad])
     assert all(difference(small, large) < 1e-4 for large, small in zip(*results))
 
 
@@ -143,6 +160,6 @@ def test_views_of_an_image_lie_behind_one_another(make: Make) -> None:
     """K_TRANSFORMS: K lists of B images become K B images with their labels."""
     trainer = make("CoOp")
     views, label = [torch.zeros(2, 3, 32, 32), torch.ones(2, 3, 32, 32)], torch.tensor([3, 1])
-    image, labels = trainer.parse_batch_train({"img": views, "label": label})
-    assert torch.equal(image, torch.cat(views))
-    assert labels.tolist() == [3, 1, 3, 1]
+    found = trainer.parse_batch_train({"img": views, "label": label})
+    assert torch.equal(found.image, torch.cat(views))
+    assert found.label.tolist() == found.candidates.target.tolist() == [3, 1, 3, 1]

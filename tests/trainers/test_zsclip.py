@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.clip.small import difference
+from trainers import load_classifier
 
 from . import plain
 from .test_teacher import SEVEN
@@ -40,16 +41,16 @@ def test_own_template(make: Make) -> None:
 
 
 def test_prediction_uses_the_template_of_the_run(make: Make) -> None:
-    """The config's own, else the one that is given; what the registry of data sets holds does not matter."""
+    """The config's own, else the one that its record has; what the registry of data sets holds does not matter."""
     trainer = make("ZeroshotCLIP")
+    trainer.train()
     image, _ = batch()
-    for opts, template in ((), "a swatch: {}."), (("DATASET.TEMPLATE", "my {}."), "my {}."):
-        cfg = trainer.cfg.clone()
-        cfg.defrost()
-        cfg.merge_from_list(list(opts))
-        predictor = type(trainer).without_data(cfg, ["red", "teal"], "a swatch: {}.")
+    for opts, template in ((), Swatches.template), (("DATASET.TEMPLATE", "my {}."), "my {}."):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Swatches, "template", "another {}.")
+            classifier = load_classifier(trainer.output_dir, ["red", "teal"], opts=opts)
         expected = plain.zeroshot_logits(trainer.model.clip, image, ["red", "teal"], [template])
-        assert difference(predictor.model_inference(image), expected) < 1e-5
+        assert difference(classifier(image), expected) < 1e-5
 
 
 def test_template_without_the_name(make: Make) -> None:
@@ -70,5 +71,6 @@ def test_ensemble_of_a_data_set_without_templates(make: Make, monkeypatch: pytes
     monkeypatch.setattr(Swatches, "templates", ())
     image, _ = batch()
     assert torch.equal(make("ZeroshotCLIP2").model_inference(image), make("ZeroshotCLIP").model_inference(image))
-    teacher = make("RPP", {"TEACHER.TEMPLATES": "ensemble"}).teacher
-    assert torch.equal(teacher.logits(image), make("RPP", {"TEACHER.TEMPLATES": "dataset"}).teacher.logits(image))
+    teacher = make("RPP", {"TEACHER.TEMPLATES": "ensemble"}).model.method.teacher
+    other = make("RPP", {"TEACHER.TEMPLATES": "dataset"}).model.method.teacher
+    assert torch.equal(teacher.logits(image), other.logits(image))

@@ -186,10 +186,20 @@ def in_double(trainer: PromptTrainer) -> PromptTrainer:
     return trainer
 
 
-def step(trainer: PromptTrainer, image: Tensor, label: Tensor) -> float:
-    """One optimiser step in the middle of an epoch; the loss before it."""
+def summary(trainer: PromptTrainer, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+    """Of one optimiser step in the middle of an epoch."""
     trainer.batch_idx, trainer.num_batches = 0, 2
-    return float(trainer.forward_backward({"img": image, "label": label})["loss"])
+    return trainer.forward_backward({"img": image, "label": label})
+
+
+def step(trainer: PromptTrainer, image: Tensor, label: Tensor) -> float:
+    """The loss before the step that it makes."""
+    return float(summary(trainer, image, label)["loss"])
+
+
+def descended(method: str) -> str:
+    """The loss that steps make smaller: the sum of the terms; that of the labels for a gradient rule of one's own."""
+    return "loss" if method_class(method).backward is Method.backward else "ce_loss"
 
 
 def state(trainer: PromptTrainer) -> dict[str, Tensor]:
