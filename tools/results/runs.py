@@ -13,13 +13,13 @@ from typing import Any
 
 import yaml
 
+from configs import ROOT as CONFIGS
 from dassl.config import flatten_cfg
 from dassl.utils import read_json
 from train import method_names
 
 from .checks import INTEGER, MAPPING, NAME, PATH, check_run, require
 
-PROJECT = Path(__file__).resolve().parents[2]
 METHOD_NAMES = {"ZeroshotCLIP": "CLIP", "ZeroshotCLIP2": "CLIP (ensemble)"}
 _SHARED_WITH_ORIGIN = ("method", "setting", "shots", "seed", "backbone")
 SOURCES = ("imagenet_21k", "imagenet", "tiny_source")  # what prompts are usually transferred from
@@ -71,7 +71,7 @@ class Run:
     def command(self) -> str:
         """The command that makes this run again, from its recorded configuration."""
         words = ["python", "train.py", "--config-file", str(self.folder / "config.yaml")]
-        if (PROJECT / f"configs/datasets/{self.dataset}.yaml").is_file():
+        if (CONFIGS / f"datasets/{self.dataset}.yaml").is_file():
             words[2:2] = ["--dataset-config-file", f"configs/datasets/{self.dataset}.yaml"]
         if self.eval_only and not self.zero_shot:
             words += ["--eval-only", "--model-dir", self.model_dir or "MODEL_DIR"]
@@ -195,7 +195,7 @@ def _setting_by_hand(folder: Path, root: Path, method: str, dataset: str) -> str
 @cache
 def _dataset_stems() -> dict[str, str]:
     """Registered name of a data set to the stem of its config file, which is how papers' tables and folders call it."""
-    files = (PROJECT / "configs" / "datasets").glob("*.yaml")
+    files = (CONFIGS / "datasets").glob("*.yaml")
     return {yaml.safe_load(file.read_text(encoding="utf-8"))["DATASET"]["NAME"]: file.stem for file in files}
 
 
