@@ -16,13 +16,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs import methods
+from configs import ROOT as CONFIGS
+from configs import methods, settings_file
 from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_list
 from dassl.utils import collect_env_info, exit_status, set_exact_fp32, set_random_seed, setup_logger, sole_user_of
 
 # What needs torch is imported by the functions that use it: it takes seconds, and a usage needs none of it.
 
-CONFIGS = Path(__file__).resolve().parent / "configs"
 EMBEDDED_DATASET = CONFIGS / "datasets" / "tiny_shapes.yaml"
 
 
@@ -102,11 +102,11 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     given = dict(zip(args.opts[::2], args.opts[1::2]))
     check_trainer(args, given.get("TRAINER.NAME", args.trainer))
     if args.dataset_config_file:
-        merge_from_file(cfg, args.dataset_config_file)
+        merge_from_file(cfg, settings_file(args.dataset_config_file))
     elif "DATASET.NAME" not in given:
         merge_embedded(cfg, EMBEDDED_DATASET, "data set")
     if args.config_file:
-        merge_from_file(cfg, args.config_file)
+        merge_from_file(cfg, settings_file(args.config_file))
     elif not (args.backbone or "MODEL.BACKBONE.NAME" in given):
         trainer = given.get("TRAINER.NAME", args.trainer)
         merge_embedded(cfg, tiny_settings(trainer, given.get("DATASET.NAME", cfg.DATASET.NAME)), "method settings")
@@ -166,8 +166,8 @@ def tiny_settings(trainer: str, dataset: str) -> Path:
 
 
 def run(args: argparse.Namespace) -> None:
-    import datasets  # noqa: F401 - registers the data sets
     from dassl.engine.record import RunRecord, recorded_config
+    from datasets import EMBEDDED  # noqa: F401 - registers the data sets; no other package's datasets has it
 
     check_arguments(args)
     cfg = setup_cfg(args)

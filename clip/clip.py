@@ -34,7 +34,7 @@ OPENAI_MODELS = {  # our name -> open_clip's
     "ViT-L/14": "ViT-L-14",
     "ViT-L/14@336px": "ViT-L-14-336",
 }
-TINY = Path(__file__).resolve().parent.parent / "assets" / "tiny_clip.safetensors"
+TINY = Path(__file__).with_name("tiny_clip.safetensors")
 PIXEL_MEAN, PIXEL_STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 # What a model configuration of open_clip may contain to be the architecture of clip/model.py.
 VISION_KEYS = {"image_size", "layers", "width", "head_width", "patch_size"}

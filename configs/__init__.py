@@ -12,6 +12,14 @@ import yaml
 ROOT = Path(__file__).resolve().parent
 
 
+def settings_file(path: str | Path) -> str:
+    """A settings file by the name people give it: their own, or ``configs/...`` of this package from any folder."""
+    ours = ROOT.parent / path
+    if Path(path).parts[:1] == (ROOT.name,) and ours.is_file() and not Path(path).exists():
+        return str(ours)
+    return str(path)
+
+
 @dataclass(frozen=True)
 class Row:
     """A method's row of ``methods.yaml``, which says what the columns mean."""

@@ -1,5 +1,8 @@
 """Data sets: importing this package registers them all."""
 
+import sys
+from importlib.metadata import distributions
+
 from .caltech101 import Caltech101 as Caltech101
 from .dtd import DescribableTextures as DescribableTextures
 from .embedded import EMBEDDED as EMBEDDED
@@ -19,3 +22,9 @@ from .oxford_pets import OxfordPets as OxfordPets
 from .stanford_cars import StanfordCars as StanfordCars
 from .sun397 import SUN397 as SUN397
 from .ucf101 import UCF101 as UCF101
+
+for _other in distributions(name="datasets"):  # Hugging Face's
+    sys.stderr.write(
+        f"datasets: imported from {__path__[0]}, but {_other.name} {_other.version} is installed too and brings a"
+        " package of this name; only one of them can be imported: give this project an environment of its own\n"
+    )

@@ -24,9 +24,7 @@ from trainers.base import PromptTrainer
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PATHS = re.compile(
-    r"\b(?:configs|scripts|docs|trainers|clip|dassl|datasets|tools|tests|benchmarks|published)/[\w./+-]*\w"
-)
+PATHS = re.compile(r"\b(?:configs|scripts|docs|trainers|clip|dassl|datasets|tools|tests|benchmarks)/[\w./+-]*\w")
 
 
 def commands(document: Path) -> Iterator[list[str]]:

@@ -8,7 +8,7 @@ import argparse
 import time
 from pathlib import Path
 
-ASSET = Path(__file__).parent.parent / "assets" / "tiny_clip.safetensors"
+ASSET = Path(__file__).parent.parent / "clip" / "tiny_clip.safetensors"
 
 
 def parse_args() -> argparse.Namespace:

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import submitit
 import yaml
 
 import train
+from configs import settings_file
 from dassl.config import flatten_cfg
 from dassl.utils import exit_status
 from tools.jobs import Job, ProcessWorker, Worker, carry_out, local_worker, states, work
@@ -39,6 +40,9 @@ from tools.protocols import (
     usual_data,
     zero_shot_methods,
 )
+
+if TYPE_CHECKING:
+    import submitit
 
 PROTOCOLS = (*PLACES, "complexity")
 
@@ -77,7 +81,7 @@ class Benchmark:
 def read_benchmark(path: str | Path) -> Benchmark:
     """``FileNotFoundError``, or ``ValueError`` that names the file and what is wrong in it."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(settings_file(path)).read_text(encoding="utf-8"))
         check_keys(content, Benchmark)
         if not isinstance(content.get("methods"), list):
             raise ValueError("it has no list of methods")
@@ -243,6 +247,10 @@ def slurm_workers(settings: Sequence[str], out: str, count: int) -> list[Worker]
     """One worker a job; ``settings``: NAME=VALUE of submitit's AutoExecutor (cluster=local: on this machine)."""
     if wrong := [text for text in settings if "=" not in text]:
         raise ValueError(f"--slurm takes NAME=VALUE,NAME=VALUE, but got {wrong[0]!r}")
+    try:
+        import submitit
+    except ImportError:
+        raise ValueError("--slurm needs submitit: pip install 'submitit>=1.5'") from None
     given = {name: int(value) if value.isdecimal() else value for name, value in (s.split("=", 1) for s in settings)}
     executor = submitit.AutoExecutor(folder=f"{out}/slurm", cluster=given.pop("cluster", "slurm"))
     executor.update_parameters(**{"name": "sweep", **given})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from configs import ROOT as CONFIGS
 from dassl.config import load_yaml
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import read_json
@@ -20,7 +21,6 @@ from datasets.verify import FINGERPRINTS, Check, verify
 from .fetch import fetch
 from .files import dataset_dir, is_there, missing_paths
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "datasets"
 BUILT_IN = {dataset.__name__: dataset for dataset in EMBEDDED}
 
 
@@ -111,7 +111,7 @@ def print_report(name: str, checks: list[Check]) -> None:
 def resolve(name: str) -> str:
     """Registry name of a registry name in any case or of a config's stem; ``KeyError`` with the nearest names."""
     names = {known.lower(): known for known in (*CATALOG, *BUILT_IN)}
-    config = CONFIGS / f"{name}.yaml"
+    config = CONFIGS / "datasets" / f"{name}.yaml"
     if config.is_file():
         name = load_yaml(config)["DATASET"]["NAME"]
     if name.lower() in names:

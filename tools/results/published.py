@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
-from .runs import PROJECT, Run
+from .runs import Run
 
-FOLDER = PROJECT / "published"
+FOLDER = Path(__file__).with_name("published")
 
 
 @dataclass(frozen=True)

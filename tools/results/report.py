@@ -63,10 +63,12 @@ def chosen_grids(runs: list[Run], args: argparse.Namespace, form: str) -> list[G
 
 
 def plot(runs: list[Run], args: argparse.Namespace) -> None:
-    from . import plots  # not at the top: tables need no matplotlib
-
     if args.out is None:
         raise ValueError("--plot needs a file: --out figure.png")
+    try:
+        from . import plots  # not at the top: tables need no matplotlib
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--plot needs {error.name}: pip install 'matplotlib>=3.8'") from error
     if args.plot == "per-class":
         if not args.per_class:
             raise ValueError("--plot per-class needs the two methods: --per-class A B")

@@ -13,13 +13,13 @@ from typing import Any
 
 import yaml
 
+from configs import ROOT as CONFIGS
 from configs import methods
 from dassl.config import flatten_cfg, load_yaml
 from dassl.utils import read_json
 
 from .checks import INTEGER, MAPPING, NAME, PATH, check_run, require
 
-PROJECT = Path(__file__).resolve().parents[2]
 PRINTED = {name: row.printed for name, row in methods().items()}
 ZERO_SHOT = [row.printed for row in methods().values() if row.zero_shot]
 _SHARED_WITH_ORIGIN = ("method", "setting", "shots", "seed", "backbone")
@@ -76,7 +76,7 @@ class Run:
         words = ["python", "train.py", "--config-file", str(self.folder / "config.yaml")]
         if self.module:
             words[2:2] = ["--import", self.module]
-        if (PROJECT / f"configs/datasets/{self.dataset}.yaml").is_file():
+        if (CONFIGS / f"datasets/{self.dataset}.yaml").is_file():
             words[2:2] = ["--dataset-config-file", f"configs/datasets/{self.dataset}.yaml"]
         if self.eval_only and not self.zero_shot:
             words += ["--eval-only", "--model-dir", self.model_dir or "MODEL_DIR"]
@@ -201,7 +201,7 @@ def _setting_by_hand(folder: Path, root: Path, method: str, dataset: str) -> str
 @cache
 def _dataset_stems() -> dict[str, str]:
     """Registered name of a data set to the stem of its config file, which is how papers' tables and folders call it."""
-    files = (PROJECT / "configs" / "datasets").glob("*.yaml")
+    files = (CONFIGS / "datasets").glob("*.yaml")
     return {load_yaml(file)["DATASET"]["NAME"]: file.stem for file in files}
 
 
