@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +17,13 @@ from torch.nn.functional import normalize
 
 import predict
 import train
-from dassl.config import CfgNode
+from clip.clip import load_model
+from configs import Row
 from dassl.engine import TRAINER_REGISTRY
 from tools import protocols, sweep
 from tools.results.__main__ import parse_args as parse_results
-from trainers.base import PromptTrainer
+from trainers import Method, register
+from trainers.method import Batch
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -77,13 +80,13 @@ def test_files_that_are_named_exist(document: Path) -> None:
 
 
 @pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch) -> type[PromptTrainer]:
-    """The method of docs/adding_a_method.md, as it stands there."""
+def example(monkeypatch: pytest.MonkeyPatch) -> type[Method]:
+    """The method of docs/adding_a_method.md, as it stands there, as if it lay in trainers/."""
     code = blocks("python")[0]
     assert len(code.splitlines()) < 60
     monkeypatch.setattr(TRAINER_REGISTRY, "_objects", dict(TRAINER_REGISTRY._objects))
     module = type(sys)("trainers.kgcoop")
-    module.__package__ = "trainers"
+    monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(code, "docs/adding_a_method.md", "exec"), module.__dict__)
     return module.KgCoOp
 
@@ -93,7 +96,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_the_documented_loss_is_that_of_the_released_code(example: type[PromptTrainer]) -> None:
+def test_the_documented_loss_is_that_of_the_released_code(example: type[Method]) -> None:
     """CE + 8 (1 - mean cos), computed by hand for two images and three classes."""
     image, text, handwritten = (
         normalize(torch.tensor(rows, dtype=torch.float64), dim=1)
@@ -103,28 +106,60 @@ def test_the_documented_loss_is_that_of_the_released_code(example: type[PromptTr
             [[1, 0, 0.5], [0, 1, 0.5], [1, 0.5, 0]],
         )
     )
-    trainer = example.__new__(example)
-    trainer.cfg = CfgNode({"TRAINER": {"KGCOOP": dict(example.defaults)}})
-    trainer.handwritten = handwritten
-    trainer.model = SimpleNamespace(
-        image_features=lambda image: (image, None),
-        text_features=lambda prompts: text,
-        logits=lambda image, text: 10 * image @ text.t(),
+    classifier = SimpleNamespace(
+        features=lambda image: (image, text),
+        cosine_logits=lambda image, text: 10 * image @ text.t(),
+        zeroshot=lambda: handwritten,
     )
-    terms = trainer.compute_loss(image, torch.tensor([1, 0]))
+    terms = example(load_model("tiny")).loss(classifier, Batch.of(image, torch.tensor([1, 0])))
     assert float(terms["ce_loss"]) == pytest.approx(0.0875745812131834, rel=1e-12)
     assert float(terms["kg_loss"]) == pytest.approx(8 * 0.05131670194948634, rel=1e-12)
     assert float(terms["ce_loss"] + terms["kg_loss"]) == pytest.approx(0.49810819680907414, rel=1e-12)
 
 
-def test_the_documented_method_learns(example: type[PromptTrainer], tmp_path: Path) -> None:
+def write_settings(folder: Path) -> Path:
+    """The documented yaml, whose base is found from anywhere."""
     settings = blocks("yaml")[-1]
     assert yaml.safe_load(settings)["TRAINER"] == {"KGCOOP": {"PREC": "fp32"}}
-    (tmp_path / "tiny.yaml").write_text(settings.replace("_BASE_: ..", f"_BASE_: {ROOT / 'configs/trainers'}"))
-    argv = ["--trainer", "KgCoOp", "--config-file", str(tmp_path / "tiny.yaml"), "--output-dir", str(tmp_path / "run")]
-    argv += ["--dataset-config-file", str(ROOT / "configs/datasets/tiny_digits.yaml"), "--seed", "1"]
-    assert train.main([*argv, "DATASET.NUM_SHOTS", "4", "OPTIM.MAX_EPOCH", "3"]) == 0
-    log = (tmp_path / "run" / "log.txt").read_text()
+    path = folder / "kgcoop.yaml"
+    path.write_text(settings.replace("_BASE_: ..", f"_BASE_: {ROOT / 'configs/trainers'}"))
+    return path
+
+
+FEW = ("--seed", "1", "DATASET.NUM_SHOTS", "4", "OPTIM.MAX_EPOCH", "3")
+
+
+def check_learned(folder: Path) -> None:
+    log = (folder / "log.txt").read_text()
     assert "kg_loss" in log
     first, *_, last = re.findall(r"ce_loss \S+ \((\S+)\)", log)
     assert float(last) < float(first)
+
+
+def test_the_documented_method_learns(example: type[Method], tmp_path: Path) -> None:
+    """And its row is one of the table's kind."""
+    register(example)
+    (row,) = (Row(name, **columns) for name, columns in yaml.safe_load(blocks("yaml")[0]).items())
+    assert (row.name, row.file) == (example.__name__, "kgcoop")
+    argv = [
+        "--trainer",
+        "KgCoOp",
+        "--config-file",
+        str(write_settings(tmp_path)),
+        "--output-dir",
+        str(tmp_path / "run"),
+    ]
+    argv += ["--dataset-config-file", str(ROOT / "configs/datasets/tiny_digits.yaml")]
+    assert train.main([*argv, *FEW]) == 0
+    check_learned(tmp_path / "run")
+
+
+def test_the_documented_method_learns_from_outside_of_the_tree(tmp_path: Path) -> None:
+    package = tmp_path / "my_package"
+    package.mkdir()
+    (package / "kgcoop.py").write_text(blocks("python")[0])
+    settings = write_settings(package).relative_to(tmp_path)
+    words = ["--import", "my_package.kgcoop", "--trainer", "KgCoOp", "--config-file", str(settings)]
+    words += ["--dataset-config-file", str(ROOT / "configs/datasets/tiny_digits.yaml"), "--output-dir", "run", *FEW]
+    subprocess.run([sys.executable, str(ROOT / "train.py"), *words], cwd=tmp_path, check=True, capture_output=True)
+    check_learned(tmp_path / "run")

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 import predict
 import train
+from dassl.config import load_yaml
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import read_json
 from tools import plan, protocols, sweep
@@ -33,7 +35,8 @@ class Rival(CoOp):
     class Options(CoOp.Options):
         GIFT: float = option(0.5, least=0)
 """
-SETTINGS = (PROJECT / "configs/trainers/CoOp/tiny.yaml").read_text().replace("COOP:", "RIVAL:\n    GIFT: 0.25")
+SETTINGS = load_yaml(PROJECT / "configs/trainers/CoOp/tiny.yaml")
+SETTINGS["TRAINER"] = {"RIVAL": {"GIFT": 0.25, **SETTINGS["TRAINER"]["COOP"]}}
 SHORT = ("OPTIM.MAX_EPOCH", "1", "DATASET.NUM_SHOTS", "1")
 METHOD = ("--trainer", "Rival", "--config-file", "kin/rival.yaml", "--seed", "1")
 
@@ -44,7 +47,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     (tmp_path / "kin").mkdir()
     (tmp_path / "kin" / "__init__.py").write_text("from .rival import Rival\n")
     (tmp_path / "kin" / "rival.py").write_text(SOURCE)
-    (tmp_path / "kin" / "rival.yaml").write_text(SETTINGS)
+    (tmp_path / "kin" / "rival.yaml").write_text(yaml.safe_dump(SETTINGS))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     forget(monkeypatch)

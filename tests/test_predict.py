@@ -14,7 +14,6 @@ from safetensors import safe_open
 from torch.nn.functional import normalize
 
 import clip
-import datasets
 import predict
 import train
 from clip.clip import PIXEL_MEAN, PIXEL_STD
@@ -23,8 +22,8 @@ from dassl.data.datasets import DATASET_REGISTRY, Datum
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import read_image
 from datasets.embedded import EMBEDDED
-from trainers import extend_cfg
-from trainers.base import PromptTrainer
+from trainers import PromptedCLIP, extend_cfg, load_classifier
+from trainers.load import finish
 
 CLASSES = ("zero", "one", "seven")
 TINY = "configs/trainers/CoOp/tiny.yaml"
@@ -88,21 +87,19 @@ def test_exported_classifier_gives_the_same_logits(run: Path, photos: Path, tmp_
     image = next((photos / "new").rglob("*.png"))
     with torch.no_grad():
         features = normalize(model.encode_image(preprocess(read_image(str(image)))[None]), dim=-1)
-    args = predict.parse_args(["--model-dir", str(run), "--classes", *names])
-    predictor = predict.load_predictor(predict.load_config(args), args, names)
-    row = next(predict.predict(predictor, [image], 3, 1))
+    row = next(predict.predict(load_classifier(run, names), [image], 3, 1))
     ours = dict(zip(row["classes"], row["probabilities"]))
     theirs = (scale * features @ text.t()).softmax(dim=-1)[0]
     assert [ours[name] for name in names] == pytest.approx(theirs.tolist(), abs=1e-4)
 
 
-def untrained(method: str, *opts: object) -> PromptTrainer:
-    """A predictor for the tiny CLIP with the method's tiny settings, as a run would leave it."""
+def untrained(method: str, *opts: object) -> PromptedCLIP:
+    """A classifier of the tiny CLIP with the method's tiny settings, as a run would leave it."""
     cfg = get_cfg_default()
     extend_cfg(cfg)
     merge_from_file(cfg, f"configs/trainers/{method}/tiny.yaml")
     merge_from_list(cfg, ["TRAINER.NAME", method, *opts])
-    return TRAINER_REGISTRY.get(method).without_data(cfg, ["red circle", "blue star"])
+    return finish(TRAINER_REGISTRY.get(method).method, cfg, ["red circle", "blue star"], cfg.DATASET.TEMPLATE)
 
 
 @pytest.mark.parametrize("method", ["VPT", "IVLP", "MaPLe", "RPP", "CoCoOp"])
@@ -113,8 +110,8 @@ def test_no_classifier_is_exported_that_would_need_the_methods_image_encoder(met
 
 
 def test_an_exported_file_says_what_it_is(tmp_path: Path) -> None:
-    def metadata(predictor: PromptTrainer) -> dict[str, str]:
-        predict.export(predictor, str(tmp_path / "classifier.safetensors"))
+    def metadata(classifier: PromptedCLIP) -> dict[str, str]:
+        predict.export(classifier, str(tmp_path / "classifier.safetensors"))
         with safe_open(tmp_path / "classifier.safetensors", "pt") as file:
             return file.metadata()
 
@@ -201,17 +198,17 @@ def test_zero_shot_needs_no_run(photos: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_zero_shot_predictions_use_the_template_of_the_runs_data_set(tmp_path: Path) -> None:
-    """Whichever modules were imported before; a data set that is not ours has the general one."""
-    assert predict.template_of("EuroSAT") == datasets.EuroSAT.template != predict.template_of("ElsewhereSet")
+    """It is on record: no data set is looked up. A run without that record has the general one."""
     argv = ["--trainer", "ZeroshotCLIP", "--seed", "1", "--output-dir", str(tmp_path), "MODEL.BACKBONE.NAME", "tiny"]
     assert (
         train.main([*argv, "DATASET.NAME", "TinyDigits", "INPUT.SIZE", "(32, 32)", "DATALOADER.NUM_WORKERS", "0"]) == 0
     )
-    args = predict.parse_args(["--model-dir", str(tmp_path), "--classes", "zero", "one"])
-    predictor = predict.load_predictor(predict.load_config(args), args, args.classes)
-    assert predictor.model.templates == [DATASET_REGISTRY.get("TinyDigits").template]
-    bare = type(predictor).without_data(predictor.cfg, args.classes)  # knows no data set, registered or not
-    assert bare.model.templates == ["a photo of a {}."]
+    found = load_classifier(tmp_path, ["zero", "one"])
+    own = DATASET_REGISTRY.get("TinyDigits").template
+    assert found.template == own and found.ensemble[-1] == own and len(found.ensemble) == 8
+    assert torch.equal(found.text_features, found.zeroshot([own]))
+    (tmp_path / "metrics.json").unlink()
+    assert load_classifier(tmp_path, ["zero", "one"]).template == "a photo of a {}."
 
 
 @pytest.mark.parametrize(
@@ -223,7 +220,7 @@ def test_zero_shot_predictions_use_the_template_of_the_runs_data_set(tmp_path: P
         (["--classes", "zero", "one", "Zero", "--images", "x.jpg"], "'zero' and 'Zero' are the same"),
         (["--classes", "zero", " ", "--images", "x.jpg"], "the class name ' ' is empty"),
         (["--classes", "zero", "--export", "never", "--opts", "MODEL.TEXT_MEMORY_GB", "0"], "MODEL.TEXT_MEMORY_GB"),
-        (["--classes", "zero", "--images", "x", "--model-dir", "configs"], "not the folder of a run"),
+        (["--classes", "zero", "--export", "never", "--model-dir", "configs"], "not the folder of a run"),
         (["--classes", "zero", "--images", "x", "--topk", "0"], "--topk and --batch-size must be at least 1"),
         (["--classes", "zebra", "--export", "never.safetensors"], "zebra"),
     ],

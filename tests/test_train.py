@@ -18,7 +18,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import lock, sole_user_of
 from dassl.utils.logger import Logger
 
-from .trainers.world import CLASSNAMES, METHODS, options, save_clip
+from .trainers.world import CLASSNAMES, METHODS, ZERO_SHOT, method_class, options, save_clip
 
 CONFIGS = train.CONFIGS
 
@@ -41,7 +41,10 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> str:
         "INPUT": {"SIZE": "(32, 32)"},
         "DATALOADER": {"NUM_WORKERS": 0, "TRAIN_X": {"BATCH_SIZE": 8}},
         "OPTIM": {"NAME": "sgd", "LR": 0.02, "LR_SCHEDULER": "cosine", "MAX_EPOCH": 2},
-        "TRAINER": {TRAINER_REGISTRY.get(name).section: {"PREC": "fp32", **chosen} for name, chosen in METHODS.items()},
+        "TRAINER": {
+            method_class(name).section().removeprefix("TRAINER."): {"PREC": "fp32", **chosen}
+            for name, chosen in METHODS.items()
+        },
         "USE_CUDA": False,
     }
     path = folder / "small.yaml"
@@ -91,7 +94,7 @@ def test_a_run_and_what_it_leaves_behind(command: Command) -> None:
     assert (found["seed"], found["epoch"], found["max_epoch"], found["status"]) == (3, 2, 2, "finished")
     assert (found["num_classes"], found["num_train"], found["num_val"], found["num_test"]) == (6, 24, 6, 12)
     assert found["classnames"] == CLASSNAMES
-    assert found["trainable_parameters"] == 3 * 128
+    assert found["trainable_parameters"] == 4 * 128
     result = found["results"]["test"]
     assert result["accuracy"] == pytest.approx(100 * result["correct"] / 12)
     assert [row["classname"] for row in result["per_class"]] == CLASSNAMES
@@ -116,7 +119,7 @@ def test_evaluation_of_a_run(command: Command) -> None:
     assert metrics("new")["num_classes"] == 3
 
 
-@pytest.mark.parametrize("method", [*METHODS, "ZeroshotCLIP", "ZeroshotCLIP2"])
+@pytest.mark.parametrize("method", [*METHODS, *ZERO_SHOT])
 def test_every_method_runs(method: str, command: Command) -> None:
     assert command(method, "--seed", 1, "OPTIM.MAX_EPOCH", 1, "DATASET.NUM_SHOTS", 1).status == 0
     assert metrics()["results"]["test"]["total"] == 12
@@ -163,7 +166,7 @@ def test_without_a_seed_the_drawn_one_is_recorded(command: Command) -> None:
 @pytest.mark.parametrize("method", ["CoOp", "RPP"])
 def test_interrupted_run_goes_on_exactly(method: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in the middle of epoch 2 and called again with the same words."""
-    name = {"CoOp": "prompt_learner", "RPP": "UnsharedPromptLearner"}[method] + "/model.pth.tar-2"
+    name = method_class(method).folder + "/model.pth.tar-2"
     command(method, "--seed", 5, "--output-dir", "whole")
     step = TRAINER_REGISTRY.get(method).forward_backward
 
@@ -198,7 +201,7 @@ MISTAKES = {
     "image size": (("CoOp", "INPUT.SIZE", "(64, 64)"), "INPUT.SIZE is (64, 64)", "(32, 32)"),
     "depth": (("MaPLe", "TRAINER.MAPLE.PROMPT_DEPTH", 9), "prompt depth 9 exceeds the 3 layers"),
     "phrase": (("IVLP", "TRAINER.IVLP.CTX_INIT", "photo"), "CTX_INIT 'photo' has 1 tokens, fewer than the 2"),
-    "position": (("CoOp", "TRAINER.COOP.CLASS_TOKEN_POSITION", "back"), "'back'", "'end', 'middle', 'front'"),
+    "position": (("CoOp", "TRAINER.COOP.CLASS_TOKEN_POSITION", "back"), "'back'", "end, middle, front"),
     "precision": (("RPP", "TRAINER.RPP.PREC", "fp8"), "TRAINER.RPP.PREC", "fp32, fp16, bf16, amp", "'fp8'"),
     "candidates": (("POMP", "TRAINER.POMP.UPDATE_CLASS_NUM", 8), "UPDATE_CLASS_NUM", "from 2 to 7", "is 8"),
     "loss": (("CoOp", "OPTIM.LR", 1e30), "infinite or NaN", "lr 1.0000e+30", "last good checkpoint", "OPTIM.LR"),
@@ -208,7 +211,7 @@ MISTAKES = {
     "cache": (("CoOp", "DATALOADER.CACHE_FEATURES", True), "random_flip", "--transforms normalize"),
     "cache of vision": (
         ("VPT", "--transforms", "normalize", "--seed", 1, "DATALOADER.CACHE_FEATURES", True),
-        "text-only",
+        "puts prompts into it",
     ),
     "final model": (("CoOp", "TEST.FINAL_MODEL", "best"), '"best"', "best_val"),
     "split": (("CoOp", "TEST.SPLIT", "tset"), "TEST.SPLIT", '"tset"', '"val"'),
@@ -430,7 +433,7 @@ def test_a_flag_of_several_words_leaves_the_pairs(flag: str, capsys: pytest.Capt
     assert f"--{flag}: expected at least one name before OPTIM.LR" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", [*METHODS, "ZeroshotCLIP", "ZeroshotCLIP2"])
+@pytest.mark.parametrize("method", [*METHODS, *ZERO_SHOT])
 def test_a_method_alone_takes_the_embedded_world(method: str, capsys: pytest.CaptureFixture) -> None:
     cfg = train.setup_cfg(train.parse_args(["--trainer", method]))
     found = cfg.DATASET.NAME, cfg.MODEL.BACKBONE.NAME, cfg.TRAINER.NAME

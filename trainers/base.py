@@ -68,7 +68,8 @@ class PromptTrainer(TrainerX):
             print(f"Number of context words (tokens): {context.length}")
         if self.cfg.TRAINER.INIT_PROMPTS:
             load_prompts(self.model, self.cfg.TRAINER.INIT_PROMPTS)
-        self.register_model(self.model.method.folder, self.model.method)
+        if any(True for _ in self.model.method.parameters()):
+            self.register_model(self.model.method.folder, self.model.method)
 
     def begin(self) -> None:
         """All that training needs before its first step: the method's beginning, optimiser, schedule, loss scale."""
@@ -177,7 +178,7 @@ class PromptTrainer(TrainerX):
 
         The class names need not be those of the training.
         """
-        if not directory or not any(True for _ in self.model.method.parameters()):
+        if not directory or not self.get_model_names():
             print("Note that load_model() is skipped as no pretrained model is given")
             return
         self.model_dir = directory

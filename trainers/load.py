@@ -80,12 +80,11 @@ def load_run(
 ) -> PromptedCLIP:
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.yaml")
-    check_known(str(recorded_config(str(folder)).get("TRAINER.NAME", "")), folder)
+    if not (trainer := recorded_config(str(folder)).get("TRAINER.NAME")):
+        path = folder / "config.yaml"
+        raise ValueError(f"{path} does not say what was trained (TRAINER.NAME); is the file complete?")
+    check_known(str(trainer), folder)
     merge_from_file(cfg, str(folder / "config.yaml"))
-    if not cfg.TRAINER.NAME:
-        raise ValueError(
-            f"{folder / 'config.yaml'} does not say what was trained (TRAINER.NAME); is the file complete?"
-        )
     merge_from_list(cfg, list(opts))
     record = read_record(folder)
     classnames = classnames or trained_classes(folder, record)
