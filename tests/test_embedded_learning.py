@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import train
+from tests.trainers.world import METHODS, descended, method_class
 
 
 def accuracy(folder: Path, trainer: str, seed: int, *opts: str) -> float:
@@ -25,9 +26,10 @@ def test_coop_beats_zero_shot_on_base_classes(tmp_path: Path) -> None:
     assert sum(learned) / 3 > zero_shot + 3
 
 
-@pytest.mark.parametrize("method", ["CoOp", "CoCoOp", "VPT", "IVLP", "MaPLe", "POMP", "RPP"])
+@pytest.mark.parametrize("method", METHODS)
 def test_loss_falls(method: str, tmp_path: Path) -> None:
-    """With the method's own tiny settings; POMP's over all five base digits, since sampled losses are easier."""
-    accuracy(tmp_path, method, 1, *(["TRAINER.POMP.UPDATE_CLASS_NUM", "6"] if method == "POMP" else []))
+    """With the method's own tiny settings; over all five base digits, since sampled losses are easier."""
+    is_sampled = METHODS[method].get("UPDATE_CLASS_NUM")
+    accuracy(tmp_path, method, 1, *([f"{method_class(method).section()}.UPDATE_CLASS_NUM", "6"] if is_sampled else []))
     history = json.loads((tmp_path / "metrics.json").read_text())["history"]
-    assert history[-1]["loss"] < history[0]["loss"]
+    assert history[-1][descended(method)] < history[0][descended(method)]

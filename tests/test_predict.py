@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch.nn.functional import normalize
 
 import clip
+import configs
 import predict
 import train
 from clip.clip import PIXEL_MEAN, PIXEL_STD
@@ -102,11 +103,27 @@ def untrained(method: str, *opts: object) -> PromptedCLIP:
     return finish(TRAINER_REGISTRY.get(method).method, cfg, ["red circle", "blue star"], cfg.DATASET.TEMPLATE)
 
 
-@pytest.mark.parametrize("method", ["VPT", "IVLP", "MaPLe", "RPP", "CoCoOp"])
+@pytest.mark.parametrize("method", ["VPT", "IVLP", "MaPLe", "RPP", "PromptSRC", "CoCoOp"])
 def test_no_classifier_is_exported_that_would_need_the_methods_image_encoder(method: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"^{method}.* cannot be exported.*predict.py --images"):
         predict.export(untrained(method), str(tmp_path / "classifier.safetensors"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", configs.methods())
+def test_an_exported_classifier_gives_its_methods_logits(method: str, tmp_path: Path) -> None:
+    """Whatever the method: else it is refused."""
+    classifier, path = untrained(method), tmp_path / "classifier.safetensors"
+    try:
+        predict.export(classifier, str(path))
+    except ValueError as error:
+        assert "cannot be exported" in str(error)
+        return
+    with safe_open(path, "pt") as file, torch.no_grad():
+        image = torch.randn(3, 3, 32, 32)
+        features = normalize(clip.load("tiny", "cpu")[0].encode_image(image), dim=-1)
+        theirs = file.get_tensor("logit_scale") * features @ file.get_tensor("text_features").t()
+        assert torch.allclose(theirs, classifier(image), atol=1e-3)
 
 
 def test_an_exported_file_says_what_it_is(tmp_path: Path) -> None:
