@@ -96,6 +96,7 @@ COMMANDS = {
     "data": ("tools.data", "-h"),
     "data fetch": ("tools.data", "fetch", "-h"),
     "make_tiny_clip": ("tools.make_tiny_clip", "-h"),
+    "world": ("tools.world", "-h"),
 }
 NAMES_METHODS = ("train", "protocols", "protocols without a method", "plan")
 

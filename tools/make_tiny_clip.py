@@ -1,7 +1,6 @@
 """Train the tiny CLIP of the embedded world from scratch, seeded: ``python -m tools.make_tiny_clip``.
 
-What it sees, and what is kept from it, is told in ``tools/tiny_clip.py``. At the end: zero-shot accuracy on every
-embedded data set.
+What it sees, and what is kept from it, is told in ``tools/tiny_clip.py``. At the end: ``tools.world``.
 """
 
 import argparse
@@ -24,11 +23,12 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args, start = parse_args(), time.time()
-    from tools import tiny_clip  # not at the top: it needs torch, which takes seconds, and a usage does not
+    from clip.clip import load_frozen  # not at the top: torch takes seconds, and a usage does not need it
+    from tools import probes, tiny_clip
 
     tiny_clip.make(args.output, args.images, args.steps, args.batch_size, args.lr, args.seed)
     print(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB, {time.time() - start:.0f} s")
-    print(tiny_clip.zero_shot_table(args.output))
+    print(probes.table(load_frozen("", str(args.output), "fp32")))
 
 
 if __name__ == "__main__":

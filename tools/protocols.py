@@ -23,7 +23,7 @@ from dassl.utils.registry import nearest_names
 from tools.jobs import Job, carry_out, local_worker
 from tools.results.render import paper_grid, render
 from tools.results.runs import read_runs
-from tools.results.tables import BENCHMARK, IMAGENET_SHIFTS, TINY_SHIFTS, build
+from tools.results.tables import BENCHMARK, IMAGENET_SHIFTS, TINY_OTHERS, TINY_SHIFTS, TINY_TARGETS, build
 from train import CONFIGS, add_import, import_all, method_names
 
 TRANSFERS = ("xd", "dg", "pretrain")
@@ -41,13 +41,7 @@ class World:
 
 
 REAL = World("imagenet", 16, "imagenet_21k", BENCHMARK[1:], IMAGENET_SHIFTS)
-EMBEDDED = World(
-    "tiny_source",
-    4,
-    "tiny_source",
-    ("tiny_shapes", "tiny_textures", "tiny_counts", "tiny_scenes", "tiny_digits"),
-    TINY_SHIFTS,
-)
+EMBEDDED = World("tiny_source", 4, "tiny_source", (*TINY_TARGETS, *TINY_OTHERS), TINY_SHIFTS)
 
 
 @dataclass(frozen=True)

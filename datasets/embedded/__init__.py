@@ -2,7 +2,11 @@
 
 from .sets import (
     TinyCounts,
+    TinyDevGroups,
+    TinyDevSurfaces,
     TinyDigits,
+    TinyPhotos,
+    TinyPrint,
     TinyScenes,
     TinyShapes,
     TinySource,
@@ -14,6 +18,10 @@ from .sets import (
 )
 
 SOURCE = TinySource
-TARGETS = (TinyShapes, TinyTextures, TinyCounts, TinyScenes, TinyDigits)
+TARGETS = (TinyShapes, TinyTextures, TinyPrint, TinyCounts, TinyScenes)  # drawn as the source is
+CONTROLS = (TinyCounts, TinyScenes)  # targets that turn on what the source's single things do not show
+REAL = (TinyDigits,)
+FORGOTTEN = (TinyPhotos,)  # the tiny CLIP was trained on such pictures
 SHIFTED = (TinySourceNoise, TinySourceSketch, TinySourceTint, TinySourceWarp)
-EMBEDDED = (SOURCE, *TARGETS, *SHIFTED)
+DEVELOPMENT = (TinyDevSurfaces, TinyDevGroups)  # for choosing settings; they stand in no table
+EMBEDDED = (SOURCE, *TARGETS, *REAL, *FORGOTTEN, *SHIFTED, *DEVELOPMENT)

@@ -79,6 +79,9 @@ TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
+BOARD = np.array([0.12, 0.22, 0.18])
+
+
 @dataclass(frozen=True)
 class Thing:
     """One object: its words, its place and size in the picture, its turn in radians."""
@@ -192,21 +195,40 @@ def drawing(scene: Scene, rng: np.random.Generator) -> Array:
 
 
 def chalk(scene: Scene, rng: np.random.Generator) -> Array:
+    """Coloured outlines on a dark board, hardly any paint inside."""
+    return line_art(scene, rng, paper=BOARD + rng.normal(0, 0.04, 3), wash=0.12)
+
+
+def pen(scene: Scene, rng: np.random.Generator) -> Array:
+    """Coloured outlines on light paper, more paint than in a ``drawing``."""
+    return line_art(scene, rng, paper=rng.uniform(0.75, 0.95, 3), wash=0.45)
+
+
+def board(scene: Scene, rng: np.random.Generator) -> Array:
     """Coloured outlines on a dark board."""
-    return line_art(scene, rng, paper=np.array([0.12, 0.22, 0.18]) + rng.normal(0, 0.04, 3), wash=0.12)
+    return line_art(scene, rng, paper=BOARD + rng.normal(0, 0.05, 3), wash=0.4)
 
 
-def sketch(scene: Scene, rng: np.random.Generator) -> Array:
-    """Pencil outlines with a thin wash of colour on white paper."""
-    return line_art(scene, rng, paper=rng.uniform(0.9, 1.0, 3), wash=0.7, ink=np.full(3, rng.uniform(0.1, 0.35)))
+def pencil(scene: Scene, rng: np.random.Generator) -> Array:
+    """Grey outlines on white paper."""
+    return line_art(scene, rng, paper=rng.uniform(0.85, 1.0, 3), wash=0.6, ink=np.full(3, rng.uniform(0.1, 0.35)))
+
+
+def craft(scene: Scene, rng: np.random.Generator) -> Array:
+    """Coloured outlines on brown paper."""
+    return line_art(scene, rng, paper=np.array([0.62, 0.5, 0.35]) + rng.normal(0, 0.06, 3), wash=0.55)
 
 
 STYLES: dict[str, Callable[[Scene, np.random.Generator], Array]] = {
     "photo": photo,
     "drawing": drawing,
     "chalk": chalk,
-    "sketch": sketch,
+    "pen": pen,
+    "board": board,
+    "pencil": pencil,
+    "craft": craft,
 }
+DRAWN = ("pen", "board", "pencil", "craft")  # the family of the source and its targets; no caption ever showed them
 
 
 def to_pixels(image: Array) -> Array:

@@ -1,5 +1,7 @@
 """Scenes of the embedded world: one thing, a surface, a counted group, two things and their relation."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from .render import SHAPES, TEXTURES, Thing
@@ -18,6 +20,12 @@ def single(colour: str, texture: str, shape: str, rng: np.random.Generator) -> T
     """One thing somewhere near the middle."""
     x, y = rng.uniform(-0.15, 0.15, 2)
     return Thing(shape, colour, texture, x, y, rng.uniform(0.6, 0.85), rng.uniform(-0.25, 0.25))
+
+
+def numeral(colour: str, digit: str, rng: np.random.Generator) -> Thing:
+    """A printed digit, larger than other things and stretched."""
+    thing = single(colour, "solid", digit, rng)
+    return replace(thing, radius=rng.uniform(0.75, 1.15), stretch=rng.uniform(0.8, 1.25))
 
 
 def surface(colour: str, texture: str) -> Thing:

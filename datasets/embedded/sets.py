@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from functools import cache, lru_cache, partial
 from hashlib import blake2b
-from itertools import permutations, product
+from itertools import chain, count, permutations, product
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,15 +20,17 @@ from dassl.data.datasets import DATASET_REGISTRY, Datum
 
 from ..base import ImageDataset
 from ..splits import Item, Split
-from .render import COLOURS, DIGITS, SHAPES, SIZE, TEXTURES, Array, Scene, Thing, render, to_pixels
-from .scenes import COUNTS, PLURALS, RELATIONS, group, pair, single, surface
+from .render import COLOURS, DIGITS, DRAWN, SHAPES, SIZE, TEXTURES, Array, Scene, Thing, render, to_pixels
+from .scenes import COUNTS, PLURALS, RELATIONS, group, numeral, pair, pick, single, surface
 
 Words = tuple[str, ...]
 
 
 def shuffled(classes: list[Words]) -> list[Words]:
     """The same order on every machine, in which either half of the classes has all the words."""
-    return random.Random(0).sample(classes, len(classes))
+    middle = (len(classes) + 1) // 2
+    orders = (random.Random(seed).sample(classes, len(classes)) for seed in count())
+    return next(order for order in orders if {*chain(*order[:middle])} == {*chain(*order[middle:])})
 
 
 def seeded(key: str) -> np.random.Generator:
@@ -40,6 +42,16 @@ def seeded(key: str) -> np.random.Generator:
 def picture(dataset: type["EmbeddedDataset"], words: Words, key: str) -> Array:
     """(H, W, 3) pixels of one item."""
     return dataset.pixels(words, seeded(key))
+
+
+def drawn(things: tuple[Thing, ...], rng: np.random.Generator, *styles: str) -> Scene:
+    """The things in one of these styles."""
+    return Scene(things, styles[rng.integers(len(styles))], noise=rng.uniform(0.03, 0.1))
+
+
+def singular(plural: str) -> str:
+    """The shape of a plural."""
+    return next(shape for shape in SHAPES if PLURALS[shape] == plural)
 
 
 class RenderedDatum(Datum):
@@ -56,7 +68,8 @@ class RenderedDatum(Datum):
 class EmbeddedDataset(ImageDataset):
     """Base of the embedded sets; a subclass gives ``classes`` and ``scene`` (or ``pixels``)."""
 
-    per_class: ClassVar[dict[str, int]] = {"train": 20, "val": 4, "test": 20}
+    per_class: ClassVar[dict[str, int]] = {"train": 16, "val": 4, "test": 20}
+    seeds: ClassVar[str] = ""  # what the seeds of its pictures begin with; empty: the class's own name
 
     def __init__(self, cfg: CfgNode) -> None:
         train, val, test = (self.rows(split) for split in Split._fields)
@@ -91,16 +104,16 @@ class EmbeddedDataset(ImageDataset):
         ]
 
     def _datum(self, item: Item) -> Datum:
-        name = f"{self.image_dir}/{item.path}"
-        words = self.classes()[item.label]
-        return RenderedDatum(name, item.label, item.classname, partial(picture, type(self), words, name))
+        draw = partial(picture, type(self), self.classes()[item.label], f"{self.seeds or self.image_dir}/{item.path}")
+        return RenderedDatum(f"{self.image_dir}/{item.path}", item.label, item.classname, draw)
 
 
 @DATASET_REGISTRY.register()
 class TinySource(EmbeddedDataset):
-    """Colour x texture x shape: the broad set that prompts are pretrained on (480 classes)."""
+    """Colour x texture x shape in all drawn styles: the broad set that prompts are pretrained on (480 classes)."""
 
-    per_class: ClassVar[dict[str, int]] = {"train": 20, "val": 4, "test": 10}
+    per_class: ClassVar[dict[str, int]] = {"train": 8, "val": 4, "test": 10}
+    seeds = "Drawings"  # TinyPhotos has those of this class's name
 
     @classmethod
     @cache
@@ -109,12 +122,28 @@ class TinySource(EmbeddedDataset):
 
     @classmethod
     def scene(cls, words: Words, rng: np.random.Generator) -> Scene:
+        return drawn((single(*words, rng),), rng, *DRAWN)
+
+
+@DATASET_REGISTRY.register()
+class TinyPhotos(EmbeddedDataset):
+    """The source's classes as the tiny CLIP knows them: what prompts forget shows here (480 classes)."""
+
+    per_class: ClassVar[dict[str, int]] = {"train": 20, "val": 4, "test": 10}
+    seeds = "TinySource"  # its pictures were the source once, and stay the same
+
+    @classmethod
+    def classes(cls) -> list[Words]:
+        return TinySource.classes()
+
+    @classmethod
+    def scene(cls, words: Words, rng: np.random.Generator) -> Scene:
         return Scene((single(*words, rng),), noise=rng.uniform(0.03, 0.1))
 
 
 @DATASET_REGISTRY.register()
 class TinyShapes(EmbeddedDataset):
-    """Coloured shapes in chalk on a board, a style that the tiny CLIP has not seen (80 classes)."""
+    """Coloured shapes on a board (80 classes)."""
 
     template = "a drawing of a {}."
 
@@ -126,30 +155,46 @@ class TinyShapes(EmbeddedDataset):
     @classmethod
     def scene(cls, words: Words, rng: np.random.Generator) -> Scene:
         colour, shape = words
-        return Scene((single(colour, "solid", shape, rng),), "chalk")
+        return drawn((single(colour, "solid", shape, rng),), rng, "board")
 
 
 @DATASET_REGISTRY.register()
 class TinyTextures(EmbeddedDataset):
-    """Finely textured surfaces that fill the picture (60 classes)."""
+    """Textured shapes of any colour, on craft paper and in pencil (48 classes)."""
 
-    template = "{} texture."
+    template = "a drawing of a {}."
 
     @classmethod
     @cache
     def classes(cls) -> list[Words]:
-        return shuffled(list(product(COLOURS, TEXTURES)))
+        return shuffled(list(product(TEXTURES, SHAPES)))
 
     @classmethod
     def scene(cls, words: Words, rng: np.random.Generator) -> Scene:
-        return Scene((surface(*words),), noise=0.1, grain=(12.0, 18.0))
+        return drawn((single(pick(rng, COLOURS), *words, rng),), rng, "craft", "pencil")
+
+
+@DATASET_REGISTRY.register()
+class TinyPrint(EmbeddedDataset):
+    """Printed digits of any colour, on a board and in pen (10 classes)."""
+
+    template = "the digit {}."
+
+    @classmethod
+    @cache
+    def classes(cls) -> list[Words]:
+        return [(digit,) for digit in DIGITS]
+
+    @classmethod
+    def scene(cls, words: Words, rng: np.random.Generator) -> Scene:
+        return drawn((numeral(pick(rng, COLOURS), *words, rng),), rng, "board", "pen")
 
 
 @DATASET_REGISTRY.register()
 class TinyCounts(EmbeddedDataset):
-    """Two to five equal things (64 classes)."""
+    """Two to five equal things, in pen and on craft paper (64 classes)."""
 
-    template = "a photo of {}."
+    template = "there are {}."
 
     @classmethod
     @cache
@@ -160,13 +205,14 @@ class TinyCounts(EmbeddedDataset):
     @classmethod
     def scene(cls, words: Words, rng: np.random.Generator) -> Scene:
         count, colour, plural = words
-        shape = next(shape for shape in SHAPES if PLURALS[shape] == plural)
-        return Scene(group(COUNTS[count], colour, shape, rng))
+        return drawn(group(COUNTS[count], colour, singular(plural), rng), rng, "pen", "craft")
 
 
 @DATASET_REGISTRY.register()
 class TinyScenes(EmbeddedDataset):
-    """Two things and their relation: "circle above a square" (60 classes)."""
+    """Two things and their relation, on a board and in pencil: "circle above a square" (60 classes)."""
+
+    template = "a drawing of a {}."
 
     @classmethod
     @cache
@@ -178,7 +224,41 @@ class TinyScenes(EmbeddedDataset):
     def scene(cls, words: Words, rng: np.random.Generator) -> Scene:
         first, relation, _, second = words
         colours = tuple(rng.permutation(list(COLOURS))[:2])
-        return Scene(pair(first, relation, second, colours, rng))
+        return drawn(pair(first, relation, second, colours, rng), rng, "board", "pencil")
+
+
+@DATASET_REGISTRY.register()
+class TinyDevSurfaces(EmbeddedDataset):
+    """Textures that fill the picture, on craft paper and in pencil (60 classes)."""
+
+    template = "{} texture."
+
+    @classmethod
+    @cache
+    def classes(cls) -> list[Words]:
+        return shuffled(list(product(COLOURS, TEXTURES)))
+
+    @classmethod
+    def scene(cls, words: Words, rng: np.random.Generator) -> Scene:
+        return drawn((surface(*words),), rng, "craft", "pencil")
+
+
+@DATASET_REGISTRY.register()
+class TinyDevGroups(EmbeddedDataset):
+    """Several equal things of any number, on a board and in pencil (80 classes)."""
+
+    template = "there are {}."
+
+    @classmethod
+    @cache
+    def classes(cls) -> list[Words]:
+        return shuffled(list(product(COLOURS, PLURALS.values())))
+
+    @classmethod
+    def scene(cls, words: Words, rng: np.random.Generator) -> Scene:
+        colour, plural = words
+        number = rng.choice(list(COUNTS.values()))
+        return drawn(group(number, colour, singular(plural), rng), rng, "board", "pencil")
 
 
 @DATASET_REGISTRY.register()
@@ -228,6 +308,7 @@ class ShiftedSource(TinySource):
     """The source's classes under another appearance; as in this family, the train list is the test list."""
 
     test_only = True
+    seeds = ""
 
 
 @DATASET_REGISTRY.register()
@@ -244,11 +325,11 @@ class TinySourceNoise(ShiftedSource):
 
 @DATASET_REGISTRY.register()
 class TinySourceSketch(ShiftedSource):
-    """Pencil outlines with a thin wash of colour."""
+    """In chalk, with hardly any paint."""
 
     @classmethod
     def scene(cls, words: Words, rng: np.random.Generator) -> Scene:
-        return Scene((single(*words, rng),), "sketch")
+        return drawn((single(*words, rng),), rng, "chalk")
 
 
 @DATASET_REGISTRY.register()
@@ -272,7 +353,7 @@ class TinySourceWarp(ShiftedSource):
         thing = Thing(
             shape, colour, texture, x, y, rng.uniform(0.5, 0.75), rng.uniform(-0.7, 0.7), rng.uniform(0.8, 1.25)
         )
-        return Scene((thing,), noise=0.06)
+        return drawn((thing,), rng, *DRAWN)
 
     @classmethod
     def pixels(cls, words: Words, rng: np.random.Generator) -> Array:

@@ -10,9 +10,22 @@ from sklearn.datasets import load_digits
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 from datasets import EMBEDDED
-from datasets.embedded import SHIFTED, TARGETS, TinyCounts, TinyDigits, TinyShapes, TinySource
+from datasets.embedded import (
+    DEVELOPMENT,
+    FORGOTTEN,
+    REAL,
+    SHIFTED,
+    SOURCE,
+    TARGETS,
+    TinyCounts,
+    TinyDigits,
+    TinyPhotos,
+    TinyShapes,
+    TinySource,
+)
 from datasets.embedded.render import COLOURS, DIGITS, SHAPES, STYLES, TEXTURES, Scene, Thing, render
 from datasets.embedded.sets import picture
+from tools import protocols
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "datasets"
 
@@ -45,15 +58,50 @@ def test_splits_are_disjoint_and_cover_every_class(kind: type[DatasetBase]) -> N
 
 
 def test_class_counts() -> None:
-    counts = {kind.__name__: build(kind).num_classes for kind in (TinySource, *TARGETS)}
+    counts = {kind.__name__: build(kind).num_classes for kind in EMBEDDED if kind not in SHIFTED}
     assert counts == {
         "TinySource": len(COLOURS) * len(TEXTURES) * len(SHAPES),
         "TinyShapes": 80,
-        "TinyTextures": 60,
+        "TinyTextures": 48,
+        "TinyPrint": 10,
         "TinyCounts": 64,
         "TinyScenes": 60,
         "TinyDigits": 10,
+        "TinyPhotos": 480,
+        "TinyDevSurfaces": 60,
+        "TinyDevGroups": 80,
     }
+
+
+def stem(kind: type[DatasetBase]) -> str:
+    """Name of the config of a data set."""
+    return next(path.stem for path in CONFIGS.glob("tiny_*.yaml") if f'"{kind.__name__}"' in path.read_text())
+
+
+def test_protocols_know_the_groups_and_no_table_shows_a_development_set() -> None:
+    world = protocols.EMBEDDED
+    assert stem(SOURCE) == world.source == world.pretraining
+    assert {*map(stem, (*TARGETS, *REAL, *FORGOTTEN))} == {*world.targets}
+    assert {*map(stem, SHIFTED)} == {*world.shifts}
+    shown = "".join(path.read_text() for path in (CONFIGS.parent / "benchmarks").glob("embedded_*.yaml"))
+    assert not any(stem(kind) in shown for kind in DEVELOPMENT)
+
+
+def pictures(kind: type[DatasetBase]) -> list[tuple[str, bytes]]:
+    """Split, class and index, and content, of all items of every sixteenth class, or of all digits."""
+    data = build(kind)
+    items = data.test if kind in SHIFTED else [*data.train_x, *data.val, *data.test]
+    some = {*sorted(data.classnames)[::16]} if kind is not TinyDigits else {*data.classnames}
+    return [(item.impath, np.asarray(item.load()).tobytes()) for item in items if item.classname in some]
+
+
+def test_no_picture_is_there_twice() -> None:
+    """Neither in two splits nor in two data sets; the same classes of those that share their names are looked at."""
+    found = [picture for kind in EMBEDDED for picture in pictures(kind)]
+    names: dict[bytes, str] = {}
+    for name, content in found:
+        assert names.setdefault(content, name) == name, f"{name} is {names[content]}"
+    assert len(names) == len(found) > 5000
 
 
 def test_pictures_are_rgb_and_the_same_each_time(kind: type[DatasetBase]) -> None:
@@ -68,16 +116,20 @@ def test_pictures_are_rgb_and_the_same_each_time(kind: type[DatasetBase]) -> Non
 
 # Mean intensity of every 97th test picture. A change here moves every result on the embedded world.
 MEANS = {
-    "TinySource": 107.29,
-    "TinyShapes": 56.73,
-    "TinyTextures": 135.65,
-    "TinyCounts": 84.74,
-    "TinyScenes": 107.19,
+    "TinySource": 145.10,
+    "TinyShapes": 61.08,
+    "TinyTextures": 157.53,
+    "TinyPrint": 161.77,
+    "TinyCounts": 153.45,
+    "TinyScenes": 187.42,
     "TinyDigits": 81.01,
-    "TinySourceNoise": 114.82,
-    "TinySourceSketch": 201.84,
-    "TinySourceTint": 105.54,
-    "TinySourceWarp": 112.83,
+    "TinyPhotos": 107.29,
+    "TinySourceNoise": 151.70,
+    "TinySourceSketch": 57.26,
+    "TinySourceTint": 125.61,
+    "TinySourceWarp": 141.94,
+    "TinyDevSurfaces": 160.12,
+    "TinyDevGroups": 140.14,
 }
 
 
@@ -130,7 +182,9 @@ def test_few_shots_depend_on_the_seed_alone() -> None:
 
 
 def test_halves_share_their_words() -> None:
-    for kind in (TinySource, *TARGETS[:-1]):
+    for kind in EMBEDDED:
+        if kind in SHIFTED or all(len(words) == 1 for words in kind.classes()):
+            continue
         base, new = (
             {word for name in build(kind, 1, half).classnames for word in name.split()} for half in ("base", "new")
         )
@@ -147,6 +201,13 @@ def test_digits_are_scikit_learns() -> None:
     small = np.asarray(item.load()).mean(-1).reshape(8, 4, 8, 4).mean((1, 3))
     assert np.corrcoef(small.ravel(), source.ravel())[0, 1] > 0.97
     assert DIGITS[load_digits().target[int(item.impath[-4:])]] == item.classname
+
+
+def test_photos_are_of_the_sources_classes_but_not_its_drawings() -> None:
+    photos, drawings = build(TinyPhotos), build(TinySource)
+    assert photos.classnames == drawings.classnames and photos.template == drawings.template
+    same = [np.array_equal(a.load(), b.load()) for a, b in zip(photos.test[::97], drawings.test[::97], strict=True)]
+    assert not any(same)
 
 
 def test_shifted_sets_are_test_only() -> None:

@@ -1,6 +1,7 @@
 """The tiny CLIP's maker: captions tell the truth and keep some words apart, the loss is CLIP's, the file loads."""
 
 import re
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,17 @@ def test_counted_and_related_things_match_their_captions() -> None:
         relation = "above" if above else "left of" if left else "inside"
         top, bottom = (second, first) if relation == "inside" else (first, second)
         assert all(re.search(rf"{top.shape} {relation} a (\w+ )?{bottom.shape}", c) for c in captions)
+
+
+def test_the_shipped_model_saw_these_pictures_and_captions() -> None:
+    """The data sets may change, but not what the shipped file was trained on: it could not be made again."""
+    corpus = maker.make_corpus(seed=1, size=200)
+    means = corpus.images.float().mean((1, 2, 3))
+    assert means[:4].tolist() == pytest.approx([89.48, 101.28, 108.12, 84.24], abs=0.01)
+    assert means.mean().item() == pytest.approx(118.86, abs=0.01)
+    ids = corpus.vocabulary[corpus.texts[corpus.captions[:, 0]].long()]
+    assert sha256(ids.to(torch.int32).numpy().tobytes()).hexdigest().startswith("9bbfe6fa7df9b394")
+    assert corpus.vocabulary.tolist() == load_model("tiny").known_tokens.nonzero().flatten().tolist()
 
 
 def test_a_third_of_the_source_is_held_out() -> None:

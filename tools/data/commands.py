@@ -117,7 +117,7 @@ def resolve(name: str) -> str:
     if name.lower() in names:
         return names[name.lower()]
     near = nearest_names(name, names.values()) or list(names.values())
-    raise UnknownNameError(f"no data set {name!r} to fetch or verify; did you mean {', '.join(near)}?")
+    raise UnknownNameError(f"no data set {name!r}; did you mean {', '.join(near)}?")
 
 
 def list_words(_: argparse.Namespace) -> int:

@@ -10,7 +10,10 @@ from .rows import (
     AVERAGE,
     BENCHMARK,
     IMAGENET_SHIFTS,
+    NO_TARGETS,
+    TINY_OTHERS,
     TINY_SHIFTS,
+    TINY_TARGETS,
     Key,
     Result,
     Table,
@@ -24,7 +27,7 @@ from .rows import (
 from .runs import Run
 from .sample import harmonic
 
-__all__ = ["BENCHMARK", "IMAGENET_SHIFTS", "TINY_SHIFTS", "Table", "build"]
+__all__ = ["BENCHMARK", "IMAGENET_SHIFTS", "TINY_OTHERS", "TINY_SHIFTS", "TINY_TARGETS", "Table", "build"]
 
 
 def build(runs: list[Run]) -> list[Table]:
@@ -114,10 +117,10 @@ def _targets(row: dict[Key, Result], source: str, shifted: bool) -> list[str]:
 
 
 def _xd_row(row: dict[Key, Result], source: str) -> dict[Key, Result]:
-    """Source, targets and their average, which leaves out ImageNet, as papers do."""
+    """Source, targets and their average, which leaves out ImageNet, as papers do, and what is not of the family."""
     targets = _targets(row, source, shifted=False)
     row = {key: result for key, result in row.items() if key[0] in (source, *targets)}
-    add_average(row, "accuracy", [target for target in targets if target != "imagenet"])
+    add_average(row, "accuracy", [target for target in targets if target not in NO_TARGETS])
     return row
 
 
@@ -133,6 +136,6 @@ def _pretrain_row(row: dict[Key, Result], source: str) -> dict[Key, Result]:
     xd, dg = _xd_row(row, source).get((AVERAGE, "accuracy")), _dg_row(row, source).get((AVERAGE, "accuracy"))
     found = {(source, "accuracy"): row.get((source, "accuracy")), ("xd", AVERAGE): xd, ("dg", AVERAGE): dg}
     if xd and dg:
-        parts = [result for (dataset, _), result in row.items() if dataset not in (source, "imagenet")]
+        parts = [result for (dataset, _), result in row.items() if dataset not in (source, *NO_TARGETS)]
         found["all", AVERAGE] = mean_result(parts)
     return {key: result for key, result in found.items() if result}
