@@ -98,8 +98,6 @@ def count(module: torch.nn.Module, trainable: bool = False) -> int:
 
 
 def seconds_a_step(trainer: PromptTrainer) -> float:
-    with silence():
-        trainer.begin()
     trainer.set_model_mode("train")
     batches: Iterator[Any] = chain.from_iterable(repeat(trainer.train_loader_x))
     for trainer.batch_idx, batch in enumerate(islice(batches, WARM_UP)):
