@@ -125,14 +125,14 @@ class Worker(Protocol):
 class ForkWorker:
     """A forked child: what this process has imported is there already. The device must not have been touched."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        import torch.utils.tensorboard  # noqa: F401 - slow, and every training needs it: the children share it
+    def __init__(self, quiet: bool = False, side_by_side: int = 1) -> None:
+        import torch.utils.tensorboard
 
         import datasets  # noqa: F401
         import trainers  # noqa: F401
         from clip.simple_tokenizer import tokenizer
 
-        self.quiet = quiet
+        self.quiet, self.threads = quiet, max(1, torch.get_num_threads() // side_by_side)
         tokenizer()  # its vocabulary is read once, and every child has it
 
     def start(self, job: Job) -> None:
@@ -144,6 +144,9 @@ class ForkWorker:
     def _child(self, job: Job) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and stops this child
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        import torch
+
+        torch.set_num_threads(self.threads)
         tqdm.set_lock(threading.RLock())  # a thread of the parent may have held the old one when this child was forked
         sys.exit(work(job, self.quiet))
 
@@ -178,10 +181,10 @@ class ProcessWorker:
         self.process.wait()
 
 
-def local_worker(quiet: bool = False) -> Worker:
-    """The cheapest worker of this platform."""
+def local_worker(quiet: bool = False, side_by_side: int = 1) -> Worker:
+    """The cheapest worker of this platform; so many of them share the CPU's threads."""
     forks = "fork" in multiprocessing.get_all_start_methods()
-    return ForkWorker(quiet) if forks else ProcessWorker(quiet=quiet)
+    return ForkWorker(quiet, side_by_side) if forks else ProcessWorker(quiet=quiet)
 
 
 class Progress:

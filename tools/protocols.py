@@ -332,8 +332,11 @@ def take_shots(opts: Sequence[str]) -> tuple[int, tuple[str, ...]]:
 
 
 def print_table(jobs: Sequence[Job]) -> None:
-    """The table of those jobs that are done."""
-    runs = read_runs([Path(job.output_dir) for job in jobs if (Path(job.output_dir) / "metrics.json").is_file()])
+    """The table of those jobs that are done: of the split that they say (TEST.SPLIT)."""
+    split = dict(zip(jobs[0].argv, jobs[0].argv[1:])).get("TEST.SPLIT", "test")
+    done = [Path(job.output_dir) for job in jobs if (Path(job.output_dir) / "metrics.json").is_file()]
+    runs = read_runs(done, split)
+    print("" if split == "test" else f"\nAccuracy on the {split} split")
     print("\n" + render([paper_grid(table) for table in build(runs)], "text"))
 
 

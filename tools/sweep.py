@@ -1,8 +1,9 @@
 """A whole table by one command: ``python -m tools.sweep configs/benchmarks/maple_table3.yaml --root $DATA``.
 
 A benchmark file names a protocol, methods, data sets, seeds and settings. What is done already is skipped, what was
-interrupted goes on, what fails does not stop the rest; at the end stands the table. Jobs run one after another, side by
-side on local GPUs (``--gpus 0,1``) or on Slurm (``--slurm slurm_partition=gpu,gpus_per_node=1,timeout_min=240``).
+interrupted goes on, what fails does not stop the rest; at the end stands the table. Jobs run one after another, or side
+by side on local GPUs (``--gpus 0,1``), on the CPU (``--workers 2``) or on Slurm (``--slurm
+slurm_partition=gpu,gpus_per_node=1,timeout_min=240``).
 """
 
 from __future__ import annotations
@@ -260,7 +261,7 @@ def slurm_workers(settings: Sequence[str], out: str, count: int) -> list[Worker]
 def workers_for(args: argparse.Namespace, count: int) -> list[Worker]:
     if args.slurm:
         return slurm_workers(args.slurm, args.out, count)
-    return [ProcessWorker(gpu) for gpu in args.gpus] or [local_worker(quiet=True)]
+    return [ProcessWorker(gpu) for gpu in args.gpus] or [local_worker(True, args.workers) for _ in range(args.workers)]
 
 
 def comma_separated(text: str) -> list[str]:
@@ -284,11 +285,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", type=comma_separated, default=[], metavar="NAME,...", help="methods, data sets")
     parser.add_argument("--seeds", type=numbers, default=[], metavar="N,...", help="instead of the file's")
     parser.add_argument("--gpus", type=comma_separated, default=[], metavar="N,...", help="one job on each of them")
+    parser.add_argument("--workers", type=int, default=1, help="jobs side by side on the CPU, which share its threads")
     parser.add_argument("--slurm", type=comma_separated, default=[], metavar="NAME=VALUE,...", help="see submitit")
     return parser.parse_intermixed_args(argv)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.workers < 1:
+        raise ValueError(f"--workers must be 1 or more, but is {args.workers}")
     benchmark = narrowed(read_benchmark(args.file), args.only, args.seeds)
     source = [benchmark.source] if benchmark.protocol in TRANSFERS else []
     if not (args.root or args.dry_run or all(map(embedded, [*source, *benchmark.datasets]))):

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -263,6 +264,20 @@ def test_shots_of_the_record_count(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not [result for row in table.rows.values() for result in row.values() if result.published]  # of 16 shots
     (line,) = capsys.readouterr().err.splitlines()
     assert "shots_16" in line and "16 shots" in line and "record says 4" in line and "3 more" in line
+
+
+def test_validation_results_stand_apart_and_beside_no_published_number(tmp_path: Path):
+    part = {"accuracy": 80.0, "error_rate": 20.0, "macro_f1": 79.0, "total": 100, "per_class": []}
+    make_run(
+        tmp_path / "seed1", 0.0, results={"test": part, "val": {**part, "accuracy": 60.0}}, subsample_classes="base"
+    )
+    make_run(tmp_path / "new/seed1", 0.0, results={"test": part}, subsample_classes="new")
+    rows = published.select("base2new", "ViT-B/16", 16)
+    for split, accuracies in (("test", [80.0, 80.0]), ("val", [60.0])):
+        runs = read_runs([tmp_path], split)
+        assert [run.accuracy for run in runs] == accuracies and {run.split for run in runs} == {split}
+        ours = [replace(run, setting="vit_b16_c2_ep5_batch4_2ctx") for run in runs if run.classes == "base"]
+        assert (published.find(rows, ours, "dtd", "base") is None) == (split == "val")
 
 
 def test_shots_of_transferred_prompts_are_those_of_the_recorded_training(tmp_path: Path):

@@ -138,6 +138,21 @@ def test_other_workers(where: tuple[str, str], tmp_path: Path) -> None:
     assert len(accuracies(tmp_path)) == 1
 
 
+@pytest.mark.usefixtures("small_world")
+def test_jobs_side_by_side_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same results as one after another, here on the validation images, which the table then says."""
+    methods = [{"trainer": "CoOp", "opts": {"TEST.SPLIT": "val"}}]
+    words = {"title": "Two", "protocol": "fewshot", "datasets": ["tiny_digits", "tiny_shapes"], "seeds": [1]}
+    file, found = write(tmp_path / "table.yaml", methods=methods, **words), []
+    for workers in ("1", "2"):
+        assert sweep.main([file, "--out", str(tmp_path / workers), "--workers", workers]) == 0
+        assert "Accuracy on the val split" in capsys.readouterr().out
+        records = [read_json(str(path)) for path in sorted((tmp_path / workers).rglob("metrics.json"))]
+        found.append([record["results"]["val"]["accuracy"] for record in records])
+    assert found[0] == found[1] and len(found[0]) == 2
+    assert sweep.main([file, "--workers", "0"]) == 2
+
+
 def test_a_gpu_is_given_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
     monkeypatch.setattr(jobs.subprocess, "Popen", lambda words, env, **_: started.append((words, env)))

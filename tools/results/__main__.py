@@ -37,6 +37,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--plot", metavar="KIND", help="radar, epochs, per-class, shots, depth, length or a config key; with --out"
     )
+    parser.add_argument("--split", choices=("test", "val"), default="test", help="results of runs with TEST.SPLIT val")
     parser.add_argument("--test-log", action="store_true", help="mean and deviation over the seeds of a folder")
     parser.add_argument("--ci95", action="store_true", help="with --test-log: 1.96 std / sqrt(n) instead of std")
     parser.add_argument("--keyword", default="accuracy", help="with --test-log: which result, e.g. macro_f1")

@@ -71,6 +71,8 @@ def find(rows: list[Published], runs: Sequence[Run], dataset: str, metric: str) 
 
 
 def _fits(row: Published, run: Run) -> bool:
+    if run.split != "test":
+        return False
     wanted = options_of(row)
     if wanted.keys() <= run.config.keys():
         return all(str(run.config[name]) == value for name, value in wanted.items())

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
 
 def chosen_runs(args: argparse.Namespace) -> list[Run]:
     """Runs by ``--dataset`` and ``--method``; an evaluation stays linked to a training run that is not among them."""
-    runs = read_runs(args.paths)
+    runs = read_runs(args.paths, args.split)
     for name, chosen in (("dataset", args.dataset), ("method", args.method)):
         known = sorted({getattr(run, name) for run in runs})
         for missing in set(chosen or ()) - set(known):

@@ -42,7 +42,7 @@ class Run:
     setting: the config's name by the folder layout; for a run made by hand, its folder without seed, method, data set.
     classes: all | base | new. shots: images per class; 0: zero-shot; -1: all images.
     model_dir: folder an evaluation loaded its prompts from; source: the data set they were trained on ("": unknown).
-    results: what the evaluator found on the test split. config: leaves of the configuration that trained the prompts.
+    results: what the evaluator found on the ``split``. config: leaves of the configuration that trained the prompts.
     module: of a method outside the tree.
     """
 
@@ -62,6 +62,7 @@ class Run:
     config: dict[str, Any] = field(repr=False)
     source: str = ""
     module: str = ""
+    split: str = "test"
 
     @property
     def accuracy(self) -> float:
@@ -87,8 +88,8 @@ def warn(message: str) -> None:
     print(f"warning: {' '.join(message.split())}", file=sys.stderr)
 
 
-def read_runs(paths: Iterable[Path]) -> list[Run]:
-    """All evaluated runs below ``paths``, evaluations linked to the run they loaded.
+def read_runs(paths: Iterable[Path], split: str = "test") -> list[Run]:
+    """All runs below ``paths`` that were evaluated on the split, evaluations linked to the run they loaded.
 
     Broken and unfinished runs are left out with a warning; a record counts, not what its folder is called, and one
     warning tells where the two differ. ``FileNotFoundError`` if no run is left.
@@ -96,7 +97,7 @@ def read_runs(paths: Iterable[Path]) -> list[Run]:
     runs: dict[Path, Run] = {}
     for root in paths:
         for file in sorted(root.rglob("metrics.json")):
-            if run := _read_run(file.parent, root):
+            if run := _read_run(file.parent, root, split):
                 runs.setdefault(file.parent.resolve(), run)
     if not runs:
         raise FileNotFoundError(
@@ -128,16 +129,16 @@ def _contradiction(run: Run) -> str:
     return f"{run.folder} says {'; '.join(words)}" if words else ""
 
 
-def _read_run(folder: Path, root: Path) -> Run | None:
-    """``None``, after a warning, if the files are broken or hold no test result."""
+def _read_run(folder: Path, root: Path, split: str) -> Run | None:
+    """``None``, after a warning, if the files are broken or hold no result of the split."""
     try:
         metrics = read_json(str(folder / "metrics.json"))
         require(metrics, "the record", MAPPING)
         require(metrics.get("results"), "results", MAPPING)
-        results = metrics["results"].get("test")
+        results = metrics["results"].get(split)
         if results is None or metrics.get("status") == "running":
-            return warn(f"{folder} is left out: not finished, or not evaluated on the test split")
-        return _make_run(folder, root, metrics, results)
+            return warn(f"{folder} is left out: not finished, or not evaluated on the {split} split")
+        return replace(_make_run(folder, root, metrics, results), split=split)
     except (ValueError, OSError) as error:
         return warn(f'"{folder / "metrics.json"}" is broken and left out: {error}')
 
