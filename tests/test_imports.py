@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+import configs
 
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
@@ -95,3 +98,60 @@ def test_torch_load_runs_no_code() -> None:
     assert len(loads) > 1
     assert not [place for _, call, _, place in calls if ast.unparse(call.func) == "torch.jit.load"]
     assert not [place for path, call, place in loads if not is_safe(call) and path != RESTRICTED_LOADER]
+
+
+# A method is a file, a row of the table and its settings
+
+METHOD_FILES = sorted({f"{row.file}.py" for row in configs.methods().values()})
+NAMED = re.compile(rf"(?<![\w.])({'|'.join(configs.methods())})(?!\w)")
+SHARED = [
+    path
+    for path in PRODUCT
+    if path.parts[0] != "benchmarks" and not (path.parts[0] == "trainers" and path.name in METHOD_FILES)
+]
+
+
+def lines_of_code(path: Path) -> int:
+    """Neither blank ones nor comments."""
+    lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+    return sum(bool(line.strip()) and not line.strip().startswith("#") for line in lines)
+
+
+def modules_of_ours(path: Path) -> set[str]:
+    """That the file imports directly; ``.coop`` is ``trainers.coop``."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom):
+            found.add(f"{path.parts[0]}.{node.module}" if node.level else node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.split(".")[0] in OURS}
+
+
+def words(path: Path) -> Iterator[tuple[str, str]]:
+    """Identifiers and strings, but neither docstrings nor comments, and where they are."""
+    docstrings = {id(node.value) for node in ast.walk(tree(path)) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree(path)):
+        found = [getattr(node, key, None) for key in ("id", "attr", "name", "arg", "module", "asname")]
+        if isinstance(node, ast.Constant) and id(node) not in docstrings:
+            found.append(node.value)
+        yield from ((word, f"{path}:{getattr(node, 'lineno', '?')}") for word in found if isinstance(word, str))
+
+
+@pytest.mark.parametrize("name", METHOD_FILES)
+def test_a_methods_file_is_short_and_imports_little(name: str) -> None:
+    path = Path("trainers", name)
+    assert lines_of_code(path) <= {"rpp.py": 150}.get(name, 100)
+    assert len(modules_of_ours(path)) <= 5, modules_of_ours(path)
+
+
+def test_the_one_trainer_is_short() -> None:
+    assert len((ROOT / "trainers/base.py").read_text(encoding="utf-8").splitlines()) < 200
+
+
+def test_shared_code_names_no_method() -> None:
+    """Nothing is done for one of them alone: what differs is in its file, its row or its settings."""
+    assert {path.parts[0] for path in SHARED} >= {*ALLOWED, "tools", "train.py", "predict.py"}
+    assert any(NAMED.search(word) for word, _ in words(Path("trainers/pomp.py")))
+    found = [f"{place}: {word!r}" for path in SHARED for word, place in words(path) if NAMED.search(word)]
+    assert not found

@@ -49,7 +49,7 @@ def prompts_only(state: Mapping[str, Tensor], method: nn.Module) -> dict[str, Te
     return {
         key: value
         for key, value in state.items()
-        if key in own or not (key.endswith(CLASS_BUFFERS) or (key.startswith(FROZEN_PREFIXES) and "VPT" not in key))
+        if key in own or not (key.endswith(CLASS_BUFFERS) or (key.startswith(FROZEN_PREFIXES) and ".VPT" not in key))
     }
 
 

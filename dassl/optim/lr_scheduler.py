@@ -183,7 +183,8 @@ def _in_steps(cfg: CfgNode, steps: int) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MAX_EPOCH, cfg.WARMUP_EPOCH = cfg.MAX_EPOCH * steps, cfg.WARMUP_EPOCH * steps
-    cfg.STEPSIZE = tuple(size * steps for size in cfg.STEPSIZE)
+    sizes = cfg.STEPSIZE
+    cfg.STEPSIZE = tuple(size * steps for size in sizes) if isinstance(sizes, (list, tuple)) else sizes * steps
     return cfg
 
 

@@ -9,8 +9,11 @@ import yaml
 from torch import nn
 
 from dassl.config import flatten_cfg
+from dassl.data import DataManager
 from dassl.data.datasets import fewshot_hash
+from dassl.data.transforms import build_transform
 from dassl.engine import SimpleTrainer, TrainerBase, build_trainer
+from dassl.optim.lr_scheduler import EpochScheduler
 from dassl.utils import tools
 from tests.dassl.toy import Linear, toy_cfg
 
@@ -87,6 +90,19 @@ class TestRun:
         trained(tmp_path / "trained", *ram, "OPTIM.MAX_EPOCH", 1)
         out = capsys.readouterr().out
         assert out.index("Caching 27 training") < out.index("Caching 6 validation") < out.index("epoch [1/1]")
+
+    def test_a_trainer_may_build_its_own_data_manager(self, tmp_path):
+        """Its loaders are those that are trained and tested on."""
+
+        class TwoViews(Linear):
+            def build_data_manager(self):
+                transform = build_transform(self.cfg, is_train=True)
+                return DataManager(self.cfg, custom_tfm_train=[transform, lambda image: -transform(image)])
+
+        trainer = TwoViews(toy_cfg(tmp_path))
+        batch = next(iter(trainer.train_loader_x))
+        assert torch.equal(batch["img2"], -batch["img"])  # of one colour: a crop or a flip does not show
+        assert "img2" not in next(iter(trainer.test_loader)) and trainer.dm.train_loader_x is trainer.train_loader_x
 
     def test_config_is_recorded_resolved(self, tmp_path):
         trained(tmp_path, "OPTIM.MAX_EPOCH", 1)
@@ -276,6 +292,24 @@ class TestTrainerBase:
         assert model.weight.item() == pytest.approx(before - 1.0)
         with pytest.raises(FloatingPointError, match="infinite or NaN"):
             trainer.model_backward(model.weight.sum() / 0)
+
+    def test_an_optimiser_may_come_later(self, tmp_path):
+        """Until then a model does not learn; afterwards it does, at its rate, and its checkpoint has the optimiser."""
+        trainer = TrainerBase()
+        model = nn.Linear(1, 1, bias=False)
+        trainer.register_model("a", model)
+        before = model.weight.item()
+        trainer.model_backward_and_update(model(torch.ones(1, 1)).sum())
+        assert model.weight.item() == before
+        optim = torch.optim.SGD(model.parameters(), lr=0.5)
+        trainer.set_optimizer("a", optim, EpochScheduler(optim, lambda base, epoch: base / (1 + epoch)))
+        trainer.model_backward_and_update(model(torch.ones(1, 1)).sum())
+        assert model.weight.item() == pytest.approx(before - 0.5)
+        trainer.update_lr()
+        assert optim.param_groups[0]["lr"] == 0.25
+        trainer.save_model(0, str(tmp_path))
+        saved = torch.load(tmp_path / "a" / "model.pth.tar-1", weights_only=True)
+        assert saved["optimizer"]["param_groups"][0]["lr"] == 0.25 and saved["scheduler"]["last_epoch"] == 1
 
     def test_build_model_must_be_defined(self, tmp_path):
         with pytest.raises(NotImplementedError, match="must define build_model"):

@@ -132,10 +132,40 @@ def test_every_group_keeps_its_own_base_rate():
     assert scheduler.get_last_lr() == pytest.approx([half, 0.5 * half])
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [
+        ({}, lambda k, n: (1 + math.cos(math.pi * k / n)) / 2),
+        (
+            {"WARMUP_TYPE": "constant", "WARMUP_EPOCH": 1, "WARMUP_CONS_LR": 1e-5},
+            lambda k, n: 0.005 if k < n // 4 else (1 + math.cos(math.pi * (k - n // 4) / n)) / 2,
+        ),
+        ({"LR_SCHEDULER": "multi_step", "STEPSIZE": (1, 3)}, lambda k, n: 0.1 ** ((k >= n // 4) + (k >= 3 * n // 4))),
+        ({"LR_SCHEDULER": "single_step", "STEPSIZE": (2,)}, lambda k, n: 0.1 ** (k // (n // 2))),
+        ({"LR_SCHEDULER": "single_step", "STEPSIZE": 2}, lambda k, n: 0.1 ** (k // (n // 2))),
+        ({"LR_SCHEDULER": "single_step"}, lambda k, n: 1.0),
+    ],
+)
+def test_a_schedule_of_steps(settings, rate, steps):
+    """Of 4 epochs with so many steps: rate(k, n) of the base rate at step k of n; epochs become steps everywhere."""
+    cfg, optim = optim_cfg(MAX_EPOCH=4, SCHEDULE_UNIT="step", **settings), optimizer()
+    found = rates(build_lr_scheduler(optim, cfg, steps), optim, 4 * steps)
+    assert found == pytest.approx([0.002 * rate(k, 4 * steps) for k in range(4 * steps)])
+    assert cfg.MAX_EPOCH == 4
+
+
+def test_a_schedule_of_epochs_does_not_see_the_steps():
+    optim = optimizer()
+    assert rates(build_lr_scheduler(optim, optim_cfg(MAX_EPOCH=4), 7), optim, 4) == built(4)
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [
         ({"LR_SCHEDULER": "poly"}, ValueError, "poly"),
+        ({"SCHEDULE_UNIT": "batch"}, ValueError, 'OPTIM.SCHEDULE_UNIT must be "epoch" or "step", but got "batch"'),
+        ({"LR_SCHEDULER": "multi_step", "STEPSIZE": 3, "SCHEDULE_UNIT": "step"}, TypeError, "3"),
         ({"WARMUP_TYPE": "quadratic", "WARMUP_EPOCH": 1}, ValueError, "quadratic"),
         ({"LR_SCHEDULER": "single_step", "STEPSIZE": (1.5,)}, ValueError, "1.5"),
         ({"LR_SCHEDULER": "multi_step", "STEPSIZE": 3}, TypeError, "3"),

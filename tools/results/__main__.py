@@ -28,7 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="folders with runs anywhere below them")
     parser.add_argument("--table", nargs="+", choices=TABLES, help="only these tables")
     parser.add_argument("--dataset", nargs="+", help="only these data sets, e.g. dtd")
-    parser.add_argument("--method", nargs="+", help="only these methods, e.g. MaPLe")
+    parser.add_argument("--method", nargs="+", help="only these methods")
     parser.add_argument("--published", action="store_true", help="also rows of published methods that were not run")
     parser.add_argument("--format", choices=FORMATS, help="default: by the ending of --out, else text")
     parser.add_argument("--out", type=Path, help="file to write")
