@@ -94,6 +94,21 @@ def test_exported_classifier_gives_the_same_logits(run: Path, photos: Path, tmp_
     assert [ours[name] for name in names] == pytest.approx(theirs.tolist(), abs=1e-4)
 
 
+def test_a_run_is_loaded_by_its_folder_or_by_one_of_its_checkpoints(run: Path, photos: Path) -> None:
+    """Of another epoch, too; its own class names if no others are given; pictures as paths, images and tensors."""
+    path = next((photos / "new").rglob("*.png"))
+    whole, file = load_classifier(run), load_classifier(run / "prompt_learner" / "model.pth.tar-2")
+    assert whole.classnames == sorted(CLASSES) == list(whole.trained_on) and whole.is_trained_on_these
+    assert torch.equal(whole.text_features, file.text_features)
+    image = read_image(str(path))
+    (by_path,), (by_image,), (by_tensor,) = (
+        whole.predict(pictures, topk=2) for pictures in (path, image, [whole.transform(image)])
+    )
+    assert by_path == by_image == by_tensor and len(by_path) == 2
+    other = load_classifier(run, ["red circle", "blue star"])
+    assert not other.is_trained_on_these and other.text_features.shape[0] == 2
+
+
 def untrained(method: str, *opts: object) -> PromptedCLIP:
     """A classifier of the tiny CLIP with the method's tiny settings, as a run would leave it."""
     cfg = get_cfg_default()

@@ -58,17 +58,20 @@ def device_of(cfg: CfgNode) -> torch.device:
 def load_classifier(
     source: str | Path, classnames: Sequence[str] = (), epoch: int | None = None, opts: Sequence[object] = ()
 ) -> PromptedCLIP:
-    """A classifier in evaluation mode: of a run, by its folder, or zero-shot, by the name or file of a backbone.
+    """A classifier in evaluation mode: of a run, by its folder or one of its checkpoints, or zero-shot, by the name or
+    the weights file of a backbone.
 
     classnames: any; those of the training if there are none. epoch: of the run; else its best, else the newest. opts:
     KEY VALUE words that change the run's config.
     Raises FileNotFoundError or ValueError that says what is missing or does not fit.
     """
-    cfg = default_config()
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return load_run(folder, cfg, classnames, epoch, opts)
-    key = "PATH" if folder.is_file() else "NAME"
+    cfg, path = default_config(), Path(source).expanduser()
+    folders = (
+        [path] if path.is_dir() else [one for one in path.absolute().parents[:2] if (one / "config.yaml").is_file()]
+    )
+    if path.exists() and folders:
+        return load_run(folders[0], path, cfg, classnames, epoch, opts)
+    key = "PATH" if path.is_file() else "NAME"
     merge_from_list(cfg, [f"MODEL.BACKBONE.{key}", str(source), *opts])
     if not classnames:
         raise ValueError(f"Give class names: {source} is a backbone and knows none")
@@ -76,8 +79,9 @@ def load_classifier(
 
 
 def load_run(
-    folder: Path, cfg: CfgNode, classnames: Sequence[str], epoch: int | None, opts: Sequence[object]
+    folder: Path, prompts: Path, cfg: CfgNode, classnames: Sequence[str], epoch: int | None, opts: Sequence[object]
 ) -> PromptedCLIP:
+    """As ``folder`` records, with the prompts of a file, or of the folder itself."""
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no config.yaml")
     if not (trainer := recorded_config(str(folder)).get("TRAINER.NAME")):
@@ -91,9 +95,11 @@ def load_run(
     told = record if isinstance(record, Mapping) else {}
     template = cfg.DATASET.TEMPLATE or told.get("template") or TEMPLATE
     ensemble = () if cfg.DATASET.TEMPLATE else told.get("templates", ())
-    classifier = finish(TRAINER_REGISTRY.get(cfg.TRAINER.NAME).method, cfg, classnames, template, ensemble)
+    if (method := getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "method", None)) is None:
+        raise ValueError(f"{cfg.TRAINER.NAME} is a trainer without a method (trainers.Method): nothing to predict with")
+    classifier = finish(method, cfg, classnames, template, ensemble)
     if any(True for _ in classifier.method.parameters()):
-        load_prompts(classifier, str(folder), epoch)
+        load_prompts(classifier, str(prompts), epoch)
     return classifier
 
 
