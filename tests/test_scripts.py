@@ -18,9 +18,9 @@ SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 WORDS = {  # script: its arguments, and the runs that they take in the embedded world
     "base2new": (("CoOp", "tiny_digits", "1"), 2),
     "fewshot": (("MaPLe", "tiny_digits", "1", "2"), 1),
-    "xd": (("CoOp",), 6),
+    "xd": (("CoOp",), 8),
     "dg": (("RPP", "1"), 5),
-    "pretrain": (("POMP", "1"), 10),
+    "pretrain": (("POMP", "1"), 12),
     "zeroshot": (("ZeroshotCLIP2", "tiny_counts"), 1),
 }
 

@@ -226,6 +226,20 @@ def test_transfer_tables(tmp_path: Path):
     assert not [table for table in build(read_runs([tmp_path])) if table.protocol == "fewshot"]  # it is only a source
 
 
+def test_embedded_means_are_over_the_sources_family(tmp_path: Path):
+    """Handwriting and photos are shown beside the targets, in the order of the world, and count in no mean."""
+    source = make_run(tmp_path / "tiny_source/RPP/tiny_source_8shots/seed1", 25.0, dataset="TinySource", trainer="RPP")
+    for number, name in enumerate(("TinyDigits", "TinyShapes", "TinyPhotos", "TinyPrint", "TinySourceTint")):
+        folder = tmp_path / f"evaluation/RPP/tiny_source_8shots/{name}/seed1"
+        facts = {"dataset": name, "trainer": "RPP", "eval_only": True, "model_dir": str(source)}
+        make_run(folder, 10.0 * (number + 1), **facts)
+    xd, means = table_of(tmp_path, "xd"), table_of(tmp_path, "pretrain")
+    shown = {dataset: xd.rows["RPP"][dataset, column].sample.mean for dataset, column in xd.places()}
+    assert [*shown] == ["tiny_source", "tiny_shapes", "tiny_print", "tiny_digits", "tiny_photos", "average"]
+    assert shown["average"] == (20 + 40) / 2
+    assert [means.rows["RPP"][key].sample.mean for key in means.places()] == [25.0, 30.0]
+
+
 def test_fewshot_columns_are_shots(tmp_path: Path, capsys: pytest.CaptureFixture):
     for shots, setting in ((1, "vit_b16_ep50"), (4, "vit_b16_ep100"), (16, "vit_b16")):
         folder = tmp_path / f"dtd/CoOp/{setting}_{shots}shots/nctx16_cscFalse_ctpend/seed1"
