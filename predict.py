@@ -62,6 +62,8 @@ def load(args: argparse.Namespace, classnames: Sequence[str]) -> PromptedCLIP:
     import_all(args.imports)
     if args.model_dir and args.backbone:
         raise ValueError("--backbone is for zero-shot prediction; a run given by --model-dir has its own")
+    if args.load_epoch is not None and not args.model_dir:
+        raise ValueError("--load-epoch is for the run that --model-dir names")
     return load_classifier(args.model_dir or args.backbone or "tiny", classnames, args.load_epoch, args.opts)
 
 
@@ -85,8 +87,8 @@ def predict(
 ) -> Iterator[dict[str, object]]:
     """Per readable image its path and the ``topk`` class names with probabilities, best first."""
     for start in tqdm(range(0, len(images), batch_size), desc="predict", disable=None):
-        readable = {path: image for path in images[start : start + batch_size] if (image := readable_image(path))}
-        for path, best in zip(readable, classifier.predict([*readable.values()], topk, batch_size)):
+        readable = [(path, image) for path in images[start : start + batch_size] if (image := readable_image(path))]
+        for (path, _), best in zip(readable, classifier.predict([image for _, image in readable], topk, batch_size)):
             names, probabilities = zip(*best)
             yield {"image": str(path), "classes": [*names], "probabilities": [*probabilities]}
 
@@ -108,8 +110,9 @@ def check_exportable(classifier: PromptedCLIP) -> None:
     image = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(classifier.device)
     try:
         with torch.no_grad():
-            alone = classifier.cosine_logits(classifier.encode_image(image), classifier.text_features)
-            if torch.allclose(alone, classifier(image), atol=0.1):  # in half precision, too; others differ by several
+            features, text = classifier.encode_image(image), classifier.text_features
+            alone = classifier.cosine_logits(features, text)
+            if torch.equal(classifier.features(image)[0], features) and torch.allclose(alone, classifier(image)):
                 return
         reason = "it acts on the image side as well, and with CLIP's own the text features would classify wrongly"
     except ValueError as error:

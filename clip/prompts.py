@@ -81,6 +81,11 @@ class PromptPlan:
             return self
         return PromptPlan(self.input[classes.to(self.input.device)], self.layers)
 
+    def versions(self) -> tuple[tuple[int, int], ...]:
+        """Identity and version of every tensor: equal for plans that hold the same tensors with the same numbers."""
+        rows = [self.input, *(view for p in self.layers.values() for view in p.views if view is not None)]
+        return tuple((id(t), 0 if t.is_inference() else t._version) for t in rows)
+
     def check(self, width: int, depth: int) -> None:
         """Raise ValueError for a plan that an encoder of ``width`` with ``depth`` layers cannot take."""
         rows = [self.input, *(view for p in self.layers.values() for view in p.views if view is not None)]

@@ -130,7 +130,8 @@ class Texts:
 
     def pack(self, packing: Packing, passengers: Tree = None) -> Tree:
         """Make the layout now. ``passengers`` (see ``to_device``) travel to the device with it and are returned."""
-        layout = make_layout(self.ids, self.lengths, packing.own_context, packing.max_rows, packing.bucket_cost)
+        with torch.inference_mode(False):  # what is kept may meet gradients later
+            layout = make_layout(self.ids, self.lengths, packing.own_context, packing.max_rows, packing.bucket_cost)
         self._layouts[packing], passengers = to_device((layout, passengers), packing.device)
         return passengers
 

@@ -196,6 +196,28 @@ def test_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert "trainable parameters" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("small_world")
+def test_what_else_was_imported_is_not_on_a_runs_record(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So that nobody needs it to resume, load or predict."""
+    words = [
+        "--trainer",
+        "CoOp",
+        "--seed",
+        "1",
+        "--output-dir",
+        "plain",
+        "DATASET.NUM_SHOTS",
+        "1",
+        "OPTIM.MAX_EPOCH",
+        "1",
+    ]
+    assert train.main(["--import", "kin.rival", *words]) == 0
+    text = Path("plain/config.yaml").read_text()
+    assert "RIVAL" not in text and "COOP" in text and "INIT_PROMPTS" in text
+    TRAINER_REGISTRY._objects.pop("Rival")
+    assert load_classifier("plain", ["red circle", "blue star"]).text_features.shape[0] == 2
+
+
 # Mistakes -------------------------------------------------------------------------------------------------------------
 
 MISTAKES = {

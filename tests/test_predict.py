@@ -203,6 +203,14 @@ def test_a_broken_image_is_told_and_the_others_are_classified(
     assert "none of the 2 images" in said.err.splitlines()[-1] and not said.out
 
 
+def test_an_image_that_is_named_twice_is_shown_twice(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = str(next((photos / "new").rglob("*.png")))
+    argv = ["--images", image, image, "--classes", *CLASSES, "--format", "json"]
+    assert predict.main(argv) == 0
+    assert [row["image"] for row in json.loads(capsys.readouterr().out)] == [image, image]
+    assert predict.main([*argv, "--load-epoch", "2"]) == 2
+
+
 @pytest.mark.parametrize("program", ["train", "predict"])
 def test_words_that_the_model_does_not_know_are_told_before_an_image_is_read(
     program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

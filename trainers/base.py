@@ -12,7 +12,7 @@ from torch import Tensor
 from dassl.config import CfgNode
 from dassl.data import DataManager
 from dassl.data.transforms import build_transform
-from dassl.engine import TrainerX
+from dassl.engine import TRAINER_REGISTRY, TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 
 from .checkpoints import load_prompts
@@ -68,6 +68,10 @@ class PromptTrainer(TrainerX):
             print(f"Number of context words (tokens): {context.length}")
         if self.cfg.TRAINER.INIT_PROMPTS:
             load_prompts(self.model, self.cfg.TRAINER.INIT_PROMPTS)
+        for name in TRAINER_REGISTRY.registered_names():  # the record is of this run, not of what else there was
+            other = getattr(TRAINER_REGISTRY.get(name), "method", self.method)
+            if other.section() != self.method.section():
+                self.record.cfg.TRAINER.pop(other.section().removeprefix("TRAINER."), None)
         if any(True for _ in self.model.method.parameters()):
             self.register_model(self.model.method.folder, self.model.method)
 
@@ -75,7 +79,9 @@ class PromptTrainer(TrainerX):
         """All that training needs before its first step: the method's beginning, optimiser, schedule, loss scale."""
         method = self.model.method
         self.model.trained_on = tuple(self.model.classnames)
-        self.image_sets = ImageSets(self.cfg, self.dm.dataset, self.model)
+        self.image_sets = ImageSets(self.cfg, self.dm.dataset, self.model, self.run_seed)
+        if self.needs.sampling:
+            self.needs.sampling.check(self.num_classes)
         with self.model.autocast():
             method.begin(self.model, self.image_sets)
         print("Turning off gradients in both the image and the text encoder")
@@ -129,6 +135,8 @@ class PromptTrainer(TrainerX):
         with self.model.autocast():
             terms = self.model.method.loss(self.model, batch)
         losses = {name: term for name, term in terms.items() if name.endswith("_loss")}
+        if not losses:
+            raise ValueError(f"{type(self).__name__}: no term of its loss ends in _loss, there are {', '.join(terms)}")
         loss = sum(losses.values())
         self.detect_anomaly(loss)
         skipped = self.update(losses)
@@ -158,7 +166,8 @@ class PromptTrainer(TrainerX):
                 f"Gradients are infinite or NaN at every loss scale! epoch [{self.epoch + 1}/{self.max_epoch}];"
                 f" try a smaller OPTIM.LR, or {self.method.section()}.PREC bf16 or fp32"
             )
-        self.model.method.end_epoch(self.epoch + 1, self.max_epoch, self.model, self.image_sets)
+        with self.model.autocast():
+            self.model.method.end_epoch(self.epoch + 1, self.max_epoch, self.model, self.image_sets)
         super().after_epoch()
 
     def model_inference(self, image: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from dassl.config import CfgNode
 from dassl.data import DatasetWrapper
+from dassl.data.data_manager import collate_readable
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.data.transforms import build_transform
 from dassl.utils import derive_seed
@@ -27,8 +28,8 @@ DETERMINISTIC = {"normalize", "center_crop", "instance_norm"}
 class ImageSets:
     """The lists of images of a run as features, for methods that fit whole lists (``Data`` in ``method.py``)."""
 
-    def __init__(self, cfg: CfgNode, dataset: DatasetBase, classifier: PromptedCLIP) -> None:
-        self.cfg, self.classifier = cfg, classifier
+    def __init__(self, cfg: CfgNode, dataset: DatasetBase, classifier: PromptedCLIP, seed: int) -> None:
+        self.cfg, self.classifier, self.seed = cfg, classifier, seed
         self.lists = {"train": dataset.train_x, "val": dataset.val, "test": dataset.test}
 
     def features(self, split: str, passes: int = 1) -> tuple[Tensor, Tensor]:
@@ -42,19 +43,28 @@ class ImageSets:
         augmented = split == "train" and passes > 1
         transform = build_transform(self.cfg, is_train=augmented)
         wrapped = DatasetWrapper(self.cfg, items, transform, is_train=augmented)
+        wrapped.k_tfm = 1  # a pass is a view
         found = []
         for number in range(passes):
-            wrapped.set_seed(derive_seed(self.cfg.SEED, number, len(items)))
-            found.append(self._encode(wrapped, f"{split} features {number + 1}/{passes}"))
-        device = self.classifier.device
-        return torch.stack(found), torch.tensor([item.label for item in items], device=device)
+            wrapped.set_seed(derive_seed(self.seed, number, len(items)))
+            features, label = self._encode(wrapped, f"{split} features {number + 1}/{passes}")
+            found.append(features)
+        return torch.stack(found), label
 
     @torch.no_grad()
-    def _encode(self, dataset: DatasetWrapper, title: str) -> Tensor:
-        loader = DataLoader(dataset, self.cfg.DATALOADER.TEST.BATCH_SIZE, num_workers=self.cfg.DATALOADER.NUM_WORKERS)
+    def _encode(self, dataset: DatasetWrapper, title: str) -> tuple[Tensor, Tensor]:
+        """(N, E) and (N,) of the images that can be read."""
+        size, workers = self.cfg.DATALOADER.TEST.BATCH_SIZE, self.cfg.DATALOADER.NUM_WORKERS
+        loader = DataLoader(dataset, size, num_workers=workers, collate_fn=collate_readable)
         bar = tqdm(loader, desc=title, leave=False, disable=None)
         clip, device = self.classifier.clip, self.classifier.device
-        return torch.cat([clip.encode_image(batch["img"].to(device, non_blocking=True)).float() for batch in bar])
+        pairs = [
+            (clip.encode_image(batch["img"].to(device, non_blocking=True)).float(), batch["label"].to(device))
+            for batch in bar
+            if batch is not None  # every image of it was unreadable
+        ]
+        features, labels = zip(*pairs)
+        return torch.cat(features), torch.cat(labels)
 
 
 class FeatureDataset(Dataset):
@@ -117,6 +127,6 @@ def zeroshot_line(model: PromptedCLIP, loader: DataLoader) -> str:
             predicted = (model.encode_image(batch["img"].to(model.device)) @ model.zeroshot().t()).argmax(dim=1)
             hits, total = hits + int((predicted == batch["label"].to(model.device)).sum()), total + len(predicted)
     return (
-        f'Zero-shot CLIP with "{model.template}": {100 * hits / total:.1f}% on the test images'
+        f'Zero-shot CLIP with "{model.template}": {100 * hits / max(total, 1):.1f}% on the test images'
         f" (chance: {100 / len(model.classnames):.1f}%)"
     )

@@ -94,7 +94,7 @@ def load_run(
     classnames = classnames or trained_classes(folder, record)
     told = record if isinstance(record, Mapping) else {}
     template = cfg.DATASET.TEMPLATE or told.get("template") or TEMPLATE
-    ensemble = () if cfg.DATASET.TEMPLATE else told.get("templates", ())
+    ensemble = told.get("templates", ()) if template == told.get("template") else ()
     if (method := getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "method", None)) is None:
         raise ValueError(f"{cfg.TRAINER.NAME} is a trainer without a method (trainers.Method): nothing to predict with")
     classifier = finish(method, cfg, classnames, template, ensemble)

@@ -84,6 +84,13 @@ class Sampling:
     num_candidates: int
     correction_log: str = "log10"
 
+    def check(self, num_classes: int) -> None:
+        """ValueError if so many candidates cannot be drawn."""
+        if not 2 <= self.num_candidates <= num_classes + 1:
+            raise ValueError(
+                f"UPDATE_CLASS_NUM must be 0 or from 2 to {num_classes + 1} (classes + 1), but is {self.num_candidates}"
+            )
+
     @classmethod
     def of(cls, options: Any) -> Sampling | None:
         """From a method's UPDATE_CLASS_NUM (0: no sampling), LOCAL_CORRECTION and CORRECTION_LOG."""
@@ -98,12 +105,8 @@ def draw_candidates(sampling: Sampling, label: Tensor, num_classes: int) -> Samp
     every negative, r = 1 if the own class was drawn; its natural logarithm (``ln``) makes the sampled softmax estimate
     the full one, ``log10`` is what the published code and so the published numbers have.
     """
-    num_candidates = sampling.num_candidates
-    if not 2 <= num_candidates <= num_classes + 1:
-        raise ValueError(
-            f"UPDATE_CLASS_NUM must be 0 or from 2 to {num_classes + 1} (classes + 1), but is {num_candidates}"
-        )
-    drawn = torch.randperm(num_classes)[: num_candidates - 1]
+    sampling.check(num_classes)
+    drawn = torch.randperm(num_classes)[: sampling.num_candidates - 1]
     classes, columns = torch.cat([label, drawn]).unique(return_inverse=True)
     own, sampled = columns.split([len(label), len(drawn)])
     if not sampling.correction_log:

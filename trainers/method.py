@@ -85,8 +85,8 @@ class Data(Protocol):
 class Method(nn.Module):
     """A subclass has ``Options``, makes parameters in ``__init__`` and returns them as ``prompts``; most need no more.
 
-    Its parameters, and nothing else, are trained and saved, in fp32 whatever CLIP's precision. ``num_classes`` is for
-    methods whose parameters depend on the classes they are trained on.
+    Its parameters are trained, and saved with its buffers, in fp32 whatever CLIP's precision; ``PREC`` is for who loads
+    CLIP. ``num_classes`` is for methods whose parameters depend on the classes they are trained on.
     """
 
     Options: ClassVar[type[Options]] = Options

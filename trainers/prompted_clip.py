@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 TEMPLATE = "a photo of a {}."
 Passengers = TypeVar("Passengers")
+KEPT_PLANS = 4  # plans whose class features are kept; one is usual
 Picture = str | Path | Image.Image | Tensor
 
 
@@ -51,8 +52,8 @@ class PromptedCLIP(nn.Module):
     method: owns all trainable parameters; knows neither class names nor data. template, ensemble: hand-written texts,
     the data set's own. memory_gb: budget of the text encoder's activations. amp: CLIP computes under autocast.
     ``transform``, PIL image -> (3, H, W), is what ``predict`` does to pictures: CLIP's own unless it is set.
-    In evaluation mode class features are encoded once: call ``train()`` before the parameters change by other means
-    than training steps.
+    In evaluation mode class features are encoded once for the same tensors: call ``eval()`` again after a fused
+    optimiser has changed them by way of another classifier.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class PromptedCLIP(nn.Module):
     ) -> None:
         super().__init__()
         self.clip = clip.eval().requires_grad_(False)
-        self.method = method
+        self.method = method.to(self.device)
         self.template, self.ensemble = template, tuple(ensemble) or (template,)
         self.memory_gb, self.amp = memory_gb, amp
         self.transform: Callable[[Image.Image], Tensor] = image_transform(clip.visual.input_resolution)
@@ -77,17 +78,30 @@ class PromptedCLIP(nn.Module):
 
     def set_classnames(self, classnames: Sequence[str]) -> None:
         """Classify into these names from now on; underscores become spaces. ValueError for words CLIP does not know."""
-        self.classnames = [name.replace("_", " ") for name in classnames]
-        self.texts = self.method.wording(self.classnames)
-        check_vocabulary(self.clip, self.texts)
-        self._kept: Tensor | None = None  # class features under the method's prompts, while they cannot change
+        if not classnames:
+            raise ValueError("A classifier needs class names, but there are none")
+        names = [name.replace("_", " ") for name in classnames]
+        texts = self.method.wording(names)
+        check_vocabulary(self.clip, texts)
+        self.classnames, self.texts = names, texts
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what was encoded once: class features by the tensors of a plan, and of hand-written templates."""
+        self._kept: dict[tuple[tuple[int, int], ...], tuple[PromptPlan | None, Tensor]] = {}
         self._handwritten: dict[tuple[bool | str, ...], Tensor] = {}
+
+    def _apply(self, *args: object, **kwargs: object) -> PromptedCLIP:
+        """``to``, ``double``, ``cuda``: what was encoded does not move along."""
+        super()._apply(*args, **kwargs)
+        self._forget()
+        return self
 
     def train(self, mode: bool = True) -> PromptedCLIP:
         """The frozen CLIP stays in eval mode (the ResNets have batch norm)."""
         super().train(mode)
         self.clip.eval()
-        self._kept = None
+        self._kept = {}
         return self
 
     @property
@@ -157,36 +171,41 @@ class PromptedCLIP(nn.Module):
     def encode_text(self, plan: PromptPlan | None, classes: Subset | None = None) -> Tensor:
         """Unit-norm features (C, E) or (K, E); (B, C, E) for a context per image.
 
-        Encoded once where they cannot change: without a plan, and in evaluation mode.
+        Encoded once where they cannot change: without a plan, and in evaluation mode, while its tensors are the same.
         """
         learning = plan is not None and torch.is_grad_enabled()
         if learning:
-            self._kept = None  # a step may follow
+            self._kept = {}  # a step may follow, and a fused optimiser raises no version
         if learning or (plan is not None and (self.training or plan.per_image)):
             return self._encode_text(plan, classes)
-        if self._kept is None:
-            with torch.no_grad():
-                self._kept = self._encode_text(plan)
-        return self._kept if classes is None else self._kept[classes.index]
+        key = () if plan is None else plan.versions()
+        if key not in self._kept:
+            if len(self._kept) == KEPT_PLANS:
+                self._kept = {}
+            with torch.inference_mode(False), torch.no_grad():  # what is kept may meet gradients later
+                self._kept[key] = plan, self._encode_text(plan)  # with the plan, its tensors' identities stay theirs
+        features = self._kept[key][1]
+        return features if classes is None else features[classes.index]
 
     def _encode_text(self, plan: PromptPlan | None, classes: Subset | None = None) -> Tensor:
         if classes is None:
             return unit(self.clip.encode_text(self.texts, plan, self.memory_gb))
         return unit(self.clip.encode_text(classes.texts, plan and plan.select(classes.index), self.memory_gb))
 
-    @torch.no_grad()
-    def zeroshot(self, templates: Sequence[str] = (), unit_each: bool = True) -> Tensor:
-        """(C, E) unit-norm class features of hand-written templates, the data set's own if none are given.
+    def zeroshot(self, templates: Sequence[str] = (), classes: Subset | None = None, unit_each: bool = True) -> Tensor:
+        """(C, E) or (K, E) unit-norm class features of hand-written templates, without any: the data set's own.
 
         The mean over templates, of unit-norm features or (``unit_each`` false) of those that leave CLIP. Computed once,
         and not under autocast.
         """
         key = (unit_each, *(templates or (self.template,)))
         if key not in self._handwritten:
-            with torch.autocast(self.device.type, enabled=False):
+            off = torch.autocast(self.device.type, enabled=False)
+            with torch.inference_mode(False), torch.no_grad(), off:
                 features = (self._encode_template(template) for template in key[1:])
-                self._handwritten[key] = unit(sum(map(unit, features) if unit_each else features))
-        return self._handwritten[key]
+                self._handwritten[key] = unit(sum(map(unit if unit_each else at_least_fp32, features)))
+        features = self._handwritten[key]
+        return features if classes is None else features[classes.index]
 
     def _encode_template(self, template: str) -> Tensor:
         texts = Texts.from_strings([template.format(name) for name in self.classnames])
@@ -194,7 +213,7 @@ class PromptedCLIP(nn.Module):
 
     # Prediction -------------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()  # not inference mode: what is kept of it may meet gradients later
+    @torch.no_grad()
     def probabilities(self, pictures: Sequence[Picture]) -> Tensor:
         """(B, C) of pictures: paths, PIL images, or tensors (3, H, W) that ``transform`` has made."""
         batch = torch.stack([self._load(picture) for picture in pictures]).to(self.device)
@@ -204,7 +223,10 @@ class PromptedCLIP(nn.Module):
         self, pictures: Picture | Sequence[Picture], topk: int = 1, batch_size: int = 64
     ) -> list[list[tuple[str, float]]]:
         """For each picture its ``topk`` class names with their probabilities, best first."""
-        pictures = [pictures] if isinstance(pictures, str | Path | Image.Image) else pictures
+        single = isinstance(pictures, str | Path | Image.Image) or (
+            isinstance(pictures, Tensor) and pictures.dim() == 3
+        )
+        pictures = [pictures] if single else pictures
         found = []
         for start in range(0, len(pictures), batch_size):
             best = self.probabilities(pictures[start : start + batch_size]).topk(min(topk, len(self.classnames)))
@@ -220,4 +242,8 @@ class PromptedCLIP(nn.Module):
 
 def unit(features: Tensor) -> Tensor:
     """Normalise in at least fp32."""
-    return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+    return F.normalize(at_least_fp32(features), dim=-1)
+
+
+def at_least_fp32(features: Tensor) -> Tensor:
+    return features.to(torch.promote_types(features.dtype, torch.float32))

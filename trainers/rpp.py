@@ -82,7 +82,7 @@ class RPP(Method):
         text_depth, vision_depth = chosen.PROMPT_DEPTH_TEXT, chosen.PROMPT_DEPTH_VISION
         check_depths(self.section(), clip, text_depth, vision_depth)
         self.context = Context.first_tokens(chosen.CTX_INIT, chosen.N_CTX_TEXT if text_depth else 0)
-        self.text = self.vision = None
+        self.text = self.vision = self.teacher = None
         if text_depth:  # a random context is drawn per view, as all other prompts are
             first = self.context.start(clip) if self.context.phrase else None
             self.text = UnsharedPrompts(text_depth, chosen.N_CTX_TEXT, clip.transformer.width, *form, first=first)
@@ -95,7 +95,7 @@ class RPP(Method):
     def needs(cls, options: Options) -> Needs:
         return Needs(images=options.LAMBDA > 0 or options.PROMPT_DEPTH_VISION > 0, sampling=Sampling.of(options))
 
-    def begin(self, classifier: PromptedCLIP, data: Data) -> None:
+    def begin(self, classifier: PromptedCLIP, data: Data | None = None) -> None:
         if self.options.LAMBDA:
             self.teacher = build_teacher(classifier, self.options.TEACHER, self.options.PREC)
 
@@ -108,6 +108,8 @@ class RPP(Method):
         logits = chosen.columns(self.logits(classifier, batch.image, batch.classes))
         terms = classification_terms(chosen.corrected(logits), chosen.target)
         if options.LAMBDA:
+            if self.teacher is None:  # without a trainer
+                self.begin(classifier)
             soft = chosen.columns(self.teacher.logits(batch.image, batch.classes))
             terms["kd_loss"] = options.LAMBDA * distillation(logits, soft, options.TEMPERATURE, chosen.masked)
         return terms

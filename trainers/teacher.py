@@ -30,10 +30,11 @@ ZERO_SHOT_CLIP = TeacherOptions()
 
 
 class Teacher:
-    """Zero-shot features and logits of a classifier's CLIP; no gradient, and nothing of it is saved with a method."""
+    """Zero-shot features and logits of a classifier's CLIP for the student's classes; no gradient, and nothing of it is
+    saved with a method."""
 
-    def __init__(self, classifier: PromptedCLIP, templates: Sequence[str] = ()) -> None:
-        self.classifier, self.templates = classifier, templates
+    def __init__(self, classifier: PromptedCLIP, student: PromptedCLIP, templates: Sequence[str] = ()) -> None:
+        self.classifier, self.student, self.templates = classifier, student, templates
 
     @torch.no_grad()
     def features(self, image: Tensor, classes: Subset | None = None) -> tuple[Tensor, Tensor]:
@@ -44,9 +45,9 @@ class Teacher:
         size = self.classifier.clip.visual.input_resolution
         if image.dim() == 4 and image.shape[-1] != size:
             image = F.interpolate(image, size=(size, size), mode="bicubic", antialias=True)
-        text = self.classifier.zeroshot(self.templates)
-        text = text if classes is None else text[classes.index]
-        return self.classifier.encode_image(image), text
+        if self.classifier.classnames != self.student.classnames:
+            self.classifier.set_classnames(self.student.classnames)
+        return self.classifier.encode_image(image), self.classifier.zeroshot(self.templates, classes)
 
     def logits(self, image: Tensor, classes: Subset | None = None) -> Tensor:
         """(B, C) or (B, K), with the teacher's own logit scale."""
@@ -60,7 +61,7 @@ def build_teacher(student: PromptedCLIP, options: TeacherOptions, precision: str
         clip = load_frozen(options.BACKBONE, options.PATH, precision).to(student.device)
         words = (student.template, student.ensemble, student.memory_gb)
         classifier = PromptedCLIP(clip, Method(clip), student.classnames, *words).eval()
-    return Teacher(classifier, named_templates(student, options.TEMPLATES))
+    return Teacher(classifier, student, named_templates(student, options.TEMPLATES))
 
 
 def named_templates(classifier: PromptedCLIP, name: str) -> Sequence[str]:

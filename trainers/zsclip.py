@@ -25,8 +25,7 @@ class ZeroshotCLIP(Method):
     def features(
         self, classifier: PromptedCLIP, image: Tensor | None, classes: Subset | None = None
     ) -> tuple[Tensor | None, Tensor]:
-        text = classifier.zeroshot(self.templates(classifier))
-        text = text if classes is None else text[classes.index]
+        text = classifier.zeroshot(self.templates(classifier), classes)
         return None if image is None else classifier.encode_image(image), text
 
 

@@ -25,7 +25,6 @@ _HARMLESS = (
     "DATALOADER.NUM_WORKERS",
     "DATALOADER.TEST.",
     "DATASET.ROOT",
-    "MODEL.BACKBONE.PATH",
     "MODEL.TEXT_MEMORY_GB",
     "OUTPUT_DIR",
     "RESUME",
@@ -114,8 +113,12 @@ class RunRecord:
         return [
             f"  {key}: {old[key]} there, {new[key]} now"
             for key in sorted(old.keys() & new.keys())
-            if old[key] != new[key] and (key in but or not _is_harmless(key))
+            if old[key] != new[key] and (key in (*but, *self._selecting()) or not _is_harmless(key))
         ]
+
+    def _selecting(self) -> tuple[str, ...]:
+        """Options that say which epoch is kept."""
+        return ("TEST.NO_TEST", "TEST.SPLIT") if self.cfg.TEST.FINAL_MODEL == "best_val" else ()
 
     def _refuse(self, directory: str, differences: list[str]) -> None:
         if differences:

@@ -94,8 +94,9 @@ class SimpleTrainer(TrainerBase):
     def before_train(self) -> None:
         self._check_selection()
         self.is_training = self.has_trained = True
-        source = self.cfg.RESUME or self.output_dir
+        source = self.output_dir if self.holds_state(self.output_dir) else self.cfg.RESUME or self.output_dir
         self.start_epoch = self.resume_model_if_exist(source)
+        self.take_best(source)
         if not self.start_epoch and os.path.abspath(source) != os.path.abspath(self.output_dir):
             raise FileNotFoundError(f'RESUME: the folder "{source}" holds no checkpoint to go on from')
         self.record.write_config()

@@ -1,6 +1,7 @@
 """Registered models, their checkpoints, and the loop over epochs."""
 
 import os
+import shutil
 from collections import OrderedDict
 from typing import Any
 
@@ -8,9 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dassl.engine.checkpoints import LAST, find_checkpoint, newest_state
+from dassl.engine.checkpoints import BEST, LAST, find_checkpoint, newest_state
 from dassl.optim.lr_scheduler import EpochScheduler
-from dassl.utils import load_checkpoint, mkdir_if_missing, reading, restore, save_checkpoint, save_torch, tolist_if_not
+from dassl.utils import (
+    atomic_write,
+    load_checkpoint,
+    mkdir_if_missing,
+    reading,
+    restore,
+    save_checkpoint,
+    save_torch,
+    tolist_if_not,
+)
 
 __all__ = ["TrainerBase"]
 
@@ -141,6 +151,19 @@ class TrainerBase:
                 save_torch(self._checkpoint(name, self.epoch), last)
             elif os.path.exists(last) and os.path.exists(os.path.join(folder, f"model.pth.tar-{self.max_epoch}")):
                 os.remove(last)
+
+    def holds_state(self, directory: str) -> bool:
+        """Whether a run was interrupted, or ended, in ``directory``."""
+        names = self.get_model_names()
+        return bool(names) and all(newest_state(os.path.join(directory, name)) for name in names)
+
+    def take_best(self, directory: str) -> None:
+        """Copy the best models so far of a run that is resumed in another folder, where they may stay the best."""
+        for name in self.get_model_names():
+            best, here = (os.path.join(folder, name, BEST) for folder in (directory, self.output_dir))
+            if os.path.isfile(best) and not os.path.exists(here):
+                with open(best, "rb") as source, atomic_write(here) as target:
+                    shutil.copyfileobj(source, target)
 
     def resume_model_if_exist(self, directory: str) -> int:
         """Restore all models from the newest state in ``directory``; returns the epoch to start from, 0 without one."""

@@ -174,3 +174,30 @@ def test_a_checkpoint_of_the_familys_form_resumes_at_the_right_rate(tmp_path):
     history = json.loads((tmp_path / "run" / "metrics.json").read_text())["history"]
     straight = json.loads((tmp_path / "donor" / "metrics.json").read_text())["history"]
     assert [(row["epoch"], row["lr"]) for row in history] == [(row["epoch"], row["lr"]) for row in straight[2:]]
+
+
+def test_a_run_that_goes_on_elsewhere_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
+    """It takes the best epoch so far along, and interrupted again it goes on where it was, not where it came from."""
+    opts = ("TEST.FINAL_MODEL", "best_val", "OPTIM.LR", 30.0)  # the first epochs are the best
+    straight = run(tmp_path / "straight", *opts)
+    interrupted(tmp_path / "cut", monkeypatch, 2, *opts)
+    moved = (*opts, "RESUME", str(tmp_path / "cut"))
+    interrupted(tmp_path / "elsewhere", monkeypatch, 3, *moved)
+    ended = run(tmp_path / "elsewhere", *moved)
+    assert ended.start_epoch == 3
+    assert all(torch.equal(a, b) for a, b in zip(state_of(straight), state_of(ended)))
+    results = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("straight", "elsewhere")]
+    assert results[0]["results"] == results[1]["results"]
+    best = max(row["val_accuracy"] for row in results[0]["history"])
+    assert best == results[1]["results"]["val"]["accuracy"]
+
+
+@pytest.mark.parametrize("final", ["best_val", "last_step"])
+def test_what_decides_which_epoch_is_kept_must_not_change(tmp_path, monkeypatch, final):
+    opts = ("TEST.FINAL_MODEL", final)
+    interrupted(tmp_path, monkeypatch, 2, *opts, "TEST.NO_TEST", True)
+    if final == "last_step":
+        assert run(tmp_path, *opts).start_epoch == 2
+        return
+    with pytest.raises(ValueError, match=r"TEST.NO_TEST: True there, False now"):
+        run(tmp_path, *opts)

@@ -20,6 +20,7 @@ from torch.func import functional_call
 from clip import CLIP, PromptPlan, Texts
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import BrokenImageError
 from tests.clip.small import difference
 from trainers import register
 from trainers.base import PromptTrainer
@@ -39,7 +40,7 @@ from trainers.method import (
 from trainers.prompted_clip import unit
 from trainers.vpt import VPT
 
-from .world import CLASSNAMES, Make, Swatches, batch, randomise, state, swatches
+from .world import CLASSNAMES, Make, Swatch, Swatches, batch, randomise, state, swatches
 
 
 class TCP(CoOp):
@@ -306,6 +307,30 @@ def test_a_cache_is_made_of_the_training_images_and_its_strength_chosen_on_valid
     assert difference(keys, unit(seen[0].mean(0))) < 1e-6
     trainer.train()
     assert trainer.model.method.strength[0].item() in (0.5, 1.0, 3.0)
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+@pytest.mark.parametrize("passes", [1, 3])
+def test_features_of_whole_lists_are_those_of_their_labels(
+    passes: int, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With unreadable images left out, and several views asked of a loader; the run's seed decides, a drawn one too."""
+    options = ("DATALOADER.SKIP_BROKEN", True, "DATALOADER.K_TRANSFORMS", 2, "SEED", -1, *FIXED)
+    trainer = make("CoOp", {"PREC": "fp32"}, *options)
+    whole, label = trainer.image_sets.features("train", passes)
+    load = Swatch.load
+
+    def broken(item: Swatch) -> object:
+        if item.impath.endswith("red/3") or "/0/3" in item.impath:
+            raise BrokenImageError(item.impath)
+        return load(item)
+
+    monkeypatch.setattr(Swatch, "load", broken)
+    features, found = trainer.image_sets.features("train", passes)
+    assert features.shape[:2] == (passes, len(found))
+    by_class = {int(c): whole[0][label == c] for c in label.unique()}
+    for feature, c in zip(features[0], found.tolist()):
+        assert min(difference(feature, one) for one in by_class[c]) < 1e-5, "a feature of another class"
 
 
 def test_unlabelled_images_are_served(make: Make) -> None:

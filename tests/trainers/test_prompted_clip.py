@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from clip import PromptPlan
 from clip.model import CLIP
 from tests.clip.small import difference
 from trainers import PromptTrainer
@@ -163,3 +164,64 @@ def test_views_of_an_image_lie_behind_one_another(make: Make) -> None:
     found = trainer.parse_batch_train({"img": views, "label": label})
     assert torch.equal(found.image, torch.cat(views))
     assert found.label.tolist() == found.candidates.target.tolist() == [3, 1, 3, 1]
+
+
+# What is encoded once must not outlive what it was encoded from
+
+
+def test_each_plan_has_its_own_class_features(make: Make) -> None:
+    """In evaluation, where they are kept: a method may have more than one context, and texts of its own."""
+    model = make("CoOp").model.eval()
+    first, second = (PromptPlan(torch.randn_like(model.method.ctx)) for _ in range(2))
+    with torch.no_grad():
+        found = [model.encode_text(plan) for plan in (first, second, first)]
+        assert torch.equal(found[0], found[2]) and not torch.equal(found[0], found[1])
+        expected = make("CoOp").model.train().encode_text(second)  # where nothing is kept
+    assert difference(found[1], expected) < 1e-6
+
+
+def test_prompts_that_are_loaded_in_evaluation_count(make: Make) -> None:
+    model, other = make("MaPLe").model.eval(), randomise(make("MaPLe")).model.eval()
+    image = batch()[0]
+    with torch.no_grad():
+        model(image)
+        model.method.load_state_dict(other.method.state_dict())
+        assert torch.equal(model(image), other(image))
+
+
+def test_class_names_that_are_refused_change_nothing(make: Make) -> None:
+    model, image = make("CoOp").model.eval(), batch()[0]
+    with torch.no_grad():
+        before = model(image)
+        for names in (["sky", "far " * 90], []):
+            with pytest.raises(ValueError, match=r"too long|needs class names"):
+                model.set_classnames(names)
+            assert model.classnames == [name.replace("_", " ") for name in CLASSNAMES]
+            assert torch.equal(model(image), before)
+
+
+@pytest.mark.parametrize("method", ["CoOp", "VPT", "ZeroshotCLIP"])
+def test_a_model_that_is_converted_encodes_again(method: str, make: Make) -> None:
+    model, image = make(method).model.eval(), batch()[0]
+    with torch.no_grad():
+        first = model(image)
+        assert difference(model.double()(image.double()), first) < 1e-4
+
+
+def test_what_is_kept_in_inference_mode_does_not_hinder_training(make: Make) -> None:
+    trainer = make("PromptSRC")
+    image, label = batch()
+    with torch.inference_mode():
+        trainer.model.eval()(image)
+        trainer.model.zeroshot()
+    trainer.model.train()
+    assert step(trainer, image, label) > 0
+
+
+def test_frozen_features_of_half_precision_are_added_in_fp32(make: Make) -> None:
+    """The mean of features as they leave CLIP, over many templates."""
+    model = make("PromptSRC", {"PREC": "bf16"}).model
+    templates = [f"{word} photo of a {{}}." for word in ("a", "one", "the", "this", "my", "some", "that", "no") * 8]
+    with torch.no_grad():
+        total = sum(model._encode_template(template).double() for template in templates)
+    assert difference(model.zeroshot(templates, unit_each=False), total / total.norm(dim=1, keepdim=True)) < 1e-5

@@ -78,6 +78,9 @@ def test_another_backbone_sees_the_same_view_at_its_own_resolution(make: Make, t
     found = terms(trainer, image, label)
     assert torch.isclose(found["kd_loss"], plain.kl_divergence(expected, trainer.model(image), 1.0), rtol=1e-4)
     assert not any(key.startswith("teacher") for key in trainer.model.state_dict())
+    trainer.model.set_classnames(["sky", "sea"])
+    expected = plain.zeroshot_logits(load_model(path=path), resized, ["sky", "sea"], ["a photo of a {}."])
+    assert difference(trainer.model.method.teacher.logits(image), expected) < 1e-5
 
 
 def test_class_features_are_computed_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
