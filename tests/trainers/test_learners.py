@@ -39,7 +39,7 @@ def lengths_and_depths(*numbers: int) -> dict[str, int]:
         ("VPT", {"N_CTX_VISION": 8, "PROMPT_DEPTH_VISION": 12}, 73_728),
         ("IVLP", lengths_and_depths(2, 2, 12, 12), 30_720),
         ("IVLP", lengths_and_depths(4, 4, 9, 9), 46_080),
-        ("IVLP", lengths_and_depths(4, 2, 12, 0), 24_576),
+        ("IVLP", lengths_and_depths(4, 0, 12, 0), 24_576),
         ("MaPLe", {"N_CTX": 2, "PROMPT_DEPTH": 9}, 3_555_072),
         ("MaPLe", {"N_CTX": 2, "PROMPT_DEPTH": 3}, 1_185_024),
         ("MaPLe", {"N_CTX": 2, "PROMPT_DEPTH": 9, "UNIFIED": True}, 9 * 2 * 512 + 393_984),
