@@ -4,7 +4,7 @@
 #   bash scripts/dg.sh METHOD SEED CFG [KEY VALUE ...] [--init PROMPTS] [--out DIR] [--dry-run]
 #
 # What is left out from the right: seed 1, the method's usual settings (a file of configs/trainers/METHOD). Shots: 16,
-# or 4 on the embedded source (DATASET.NUM_SHOTS). With DATA=/path the data sets in that folder are used, without it the
+# or 8 on the embedded source (DATASET.NUM_SHOTS). With DATA=/path the data sets in that folder are used, without it the
 # embedded ones. What is done already is skipped, an interrupted run goes on; results go below output/. For example:
 #
 #   DATA=/data bash scripts/dg.sh MaPLe 1
