@@ -41,7 +41,7 @@ class World:
 
 
 REAL = World("imagenet", 16, "imagenet_21k", BENCHMARK[1:], IMAGENET_SHIFTS)
-EMBEDDED = World("tiny_source", 4, "tiny_source", (*TINY_TARGETS, *TINY_OTHERS), TINY_SHIFTS)
+EMBEDDED = World("tiny_source", 8, "tiny_source", (*TINY_TARGETS, *TINY_OTHERS), TINY_SHIFTS)
 
 
 @dataclass(frozen=True)
