@@ -18,8 +18,8 @@ from pathlib import Path
 
 from configs import ROOT as CONFIGS
 from configs import methods, settings_file
-from dassl.config import CfgNode, get_cfg_default, merge_from_file, merge_from_list
-from dassl.utils import collect_env_info, exit_status, set_exact_fp32, set_random_seed, setup_logger, sole_user_of
+from dassl.config import CfgNode, flatten_cfg, get_cfg_default, merge_from_file, merge_from_list
+from dassl.utils import collect_env_info, exit_status, log, set_exact_fp32, set_random_seed, setup_logger, sole_user_of
 
 # What needs torch is imported by the functions that use it: it takes seconds, and a usage needs none of it.
 
@@ -148,7 +148,7 @@ def default_output_dir(cfg: CfgNode, args: argparse.Namespace) -> str:
 
 
 def merge_embedded(cfg: CfgNode, path: Path, what: str) -> None:
-    print(f"No {what} given: taking the embedded world's, {path.relative_to(CONFIGS.parent)}")
+    log.info(f"No {what} given: taking the embedded world's, {path.relative_to(CONFIGS.parent)}")
     merge_from_file(cfg, str(path))
 
 
@@ -200,7 +200,7 @@ def run_in_folder(args: argparse.Namespace, cfg: CfgNode) -> None:
     from dassl.engine import build_trainer
 
     if cfg.SEED >= 0:
-        print(f"Setting fixed seed: {cfg.SEED}")
+        log.info(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
     setup_logger(cfg.OUTPUT_DIR)
     set_exact_fp32()
@@ -221,13 +221,31 @@ def run_in_folder(args: argparse.Namespace, cfg: CfgNode) -> None:
 
 
 def print_header(args: argparse.Namespace, cfg: CfgNode) -> None:
-    """Arguments, config and machine, as the family's logs begin."""
-    print("***************\n** Arguments **\n***************")
+    """What was asked for, and the machine, under the headings of the family's logs."""
+    log.info("***************\n** Arguments **\n***************")
     for name, value in sorted(vars(args).items()):
-        print(f"{name}: {value}")
-    print(f"************\n** Config **\n************\n{cfg}")
-    print("Collecting env info ...")
-    print(f"** System info **\n{collect_env_info()}\n")
+        if value not in (None, "", False, []):
+            log.info(f"{name}: {value}")
+    log.info("************\n** Config **\n************")
+    for key, value in chosen_options(cfg).items():
+        log.info(f"{key}: {value}")
+    log.info(f"(every option: {os.path.join(cfg.OUTPUT_DIR, 'config.yaml')})")
+    log.info(f"Collecting env info ...\n** System info **\n{collect_env_info()}\n")
+
+
+def chosen_options(cfg: CfgNode) -> dict[str, object]:
+    """Those that are not the engine's defaults, and all of the method's own; not those of other methods."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    trainers = {name: TRAINER_REGISTRY.get(name) for name in TRAINER_REGISTRY.registered_names()}
+    sections = {name: f"{kind.method.section()}." for name, kind in trainers.items() if hasattr(kind, "method")}
+    own, plain = sections.get(cfg.TRAINER.NAME, "TRAINER."), flatten_cfg(get_cfg_default())
+    others = tuple(section for section in sections.values() if section != own)
+    return {
+        key: value
+        for key, value in sorted(flatten_cfg(cfg).items())
+        if key.startswith(own) or (not key.startswith(others) and value != plain.get(key))
+    }
 
 
 def main(argv: list[str] | None = None) -> int:

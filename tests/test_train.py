@@ -106,6 +106,18 @@ def test_a_run_and_what_it_leaves_behind(command: Command) -> None:
     assert not [path for path in Path("run").rglob("*") if path.name.endswith(".tmp")]
 
 
+def test_a_log_opens_with_what_was_chosen(command: Command) -> None:
+    """Not with every option: those are in config.yaml."""
+    command("CoOp", "--seed", 3, "--no-train", "OPTIM.MAX_EPOCH", 1)
+    log = Path("run/log.txt").read_text()
+    head = log[: log.index("** System info **")].splitlines()
+    for line in ("seed: 3", "OPTIM.LR: 0.02", "OPTIM.MAX_EPOCH: 1", "TRAINER.COOP.CSC: False", "USE_CUDA: False"):
+        assert line in head
+    shown = [line.partition(":")[0] for line in head]
+    assert not {"OPTIM.ADAM_BETA1", "TRAINER.RPP.PREC", "TRAINER.COCOOP.PREC", "DATASET.STL10_FOLD"} & {*shown}
+    assert "INPUT.COLORJITTER_B" not in log
+
+
 def test_evaluation_of_a_run(command: Command) -> None:
     """The same accuracy as at the end of training; from another folder, on other classes too."""
     command("MaPLe", "--seed", 1)

@@ -14,6 +14,7 @@ from dassl.data import DataManager
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import log
 
 from .checkpoints import load_prompts
 from .features import ImageSets, cached_features, check_cacheable, zeroshot_line
@@ -64,8 +65,8 @@ class PromptTrainer(TrainerX):
         self.model = build_classifier(self.method, self.options, self.cfg, *words)
         check_input(self.cfg, self.model.clip.visual.input_resolution)
         if (context := self.model.method.context).length:
-            print(f'Initial context: "{context.phrase or " ".join(["X"] * context.length)}"')
-            print(f"Number of context words (tokens): {context.length}")
+            log.info(f'Initial context: "{context.phrase or " ".join(["X"] * context.length)}"')
+            log.info(f"Number of context words (tokens): {context.length}")
         if self.cfg.TRAINER.INIT_PROMPTS:
             load_prompts(self.model, self.cfg.TRAINER.INIT_PROMPTS)
         for name in TRAINER_REGISTRY.registered_names():  # the record is of this run, not of what else there was
@@ -84,9 +85,9 @@ class PromptTrainer(TrainerX):
             self.needs.sampling.check(self.num_classes)
         with self.model.autocast():
             method.begin(self.model, self.image_sets)
-        print("Turning off gradients in both the image and the text encoder")
+        log.info("Turning off gradients in both the image and the text encoder")
         trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
-        print(f"Parameters to be updated: {[*trained]} ({sum(p.numel() for p in trained.values()):,} numbers)")
+        log.info(f"Parameters to be updated: {[*trained]} ({sum(p.numel() for p in trained.values()):,} numbers)")
         fp16 = self.options.PREC == "fp16" or (self.model.amp and self.device.type == "cuda")  # as are activations
         self.scaler = torch.amp.GradScaler(self.device.type, init_scale=LOSS_SCALE, enabled=fp16)
         if trained:
@@ -98,7 +99,7 @@ class PromptTrainer(TrainerX):
         if any(p.requires_grad for p in self.model.method.parameters()):
             super().train()
             return
-        print("Zero-shot: there is nothing to train")
+        log.info("Zero-shot: there is nothing to train")
         self.test()
 
     def before_train(self) -> None:
@@ -109,7 +110,7 @@ class PromptTrainer(TrainerX):
             with self.model.autocast():
                 self.train_loader_x = cached_features(self.train_loader_x, self.model, self.device)
         if getattr(self.dm.dataset, "shows_zeroshot", False):
-            print(zeroshot_line(self.model, self.test_loader))
+            log.info(zeroshot_line(self.model, self.test_loader))
 
     # The step ---------------------------------------------------------------------------------------------------------
 
@@ -188,7 +189,7 @@ class PromptTrainer(TrainerX):
         The class names need not be those of the training.
         """
         if not directory or not self.get_model_names():
-            print("Note that load_model() is skipped as no pretrained model is given")
+            log.info("Note that load_model() is skipped as no pretrained model is given")
             return
         self.model_dir = directory
         self.load_prompts(directory, epoch)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from clip.weights import misfits
-from dassl.engine.checkpoints import find_checkpoint
-from dassl.utils import load_checkpoint, reading
+from dassl.checkpoints import find_checkpoint, load_checkpoint
+from dassl.utils import log, reading
 
 if TYPE_CHECKING:
     from .prompted_clip import PromptedCLIP
@@ -38,7 +38,7 @@ def load_prompts(classifier: PromptedCLIP, path: str | Path, epoch: int | None =
     trained_on = checkpoint.get("trained_on")
     classifier.trained_on = tuple(trained_on) if trained_on else None
     epochs = checkpoint.get("epoch", 0)
-    print(f'Loading weights to {method.folder} from "{path}" (epoch = {epochs})')
+    log.info(f'Loading weights to {method.folder} from "{path}" (epoch = {epochs})')
     return epochs
 
 

@@ -19,7 +19,7 @@ from dassl.config import CfgNode, check_values, get_cfg_default, merge_from_file
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.record import recorded_config
-from dassl.utils import read_json
+from dassl.utils import log, read_json
 from dassl.utils.registry import UnknownNameError, nearest_names
 
 from .checkpoints import load_prompts
@@ -43,9 +43,9 @@ def build_classifier(
     precision = options.PREC
     if precision == "auto":
         precision = "fp16" if device.type == "cuda" else "fp32"
-    print(f"Loading CLIP (backbone: {backbone.NAME or backbone.PATH})")
+    log.info(f"Loading CLIP (backbone: {backbone.NAME or backbone.PATH})")
     clip = load_frozen(backbone.NAME, backbone.PATH, precision)
-    print("Building custom CLIP")
+    log.info("Building custom CLIP")
     made = method(clip, options, len(classnames))
     memory_gb, amp = cfg.MODEL.TEXT_MEMORY_GB, precision == "amp"
     return PromptedCLIP(clip, made, classnames, template, ensemble, memory_gb, amp).to(device)
@@ -177,4 +177,4 @@ def check_input(cfg: CfgNode, wanted: int) -> None:
     if not torch.allclose(
         torch.tensor([*cfg.INPUT.PIXEL_MEAN, *cfg.INPUT.PIXEL_STD]), torch.tensor(PIXEL_MEAN + PIXEL_STD)
     ):
-        print("Note: INPUT.PIXEL_MEAN / PIXEL_STD are not CLIP's")
+        log.info("Note: INPUT.PIXEL_MEAN / PIXEL_STD are not CLIP's")

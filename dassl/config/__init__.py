@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
+from dassl.compat import clean_cfg
 from dassl.config.defaults import _C
 from dassl.utils.registry import UnknownNameError, nearest_names
 from dassl.utils.tools import read_text, reading
@@ -38,12 +39,6 @@ _AT_LEAST_ONE = (
 def get_cfg_default() -> CfgNode:
     """A fresh copy of the default tree; mutate it freely."""
     return _C.clone()
-
-
-def clean_cfg(cfg: CfgNode, trainer: str) -> None:
-    """Drop the sections of ``cfg.TRAINER`` that belong to other trainers."""
-    for key in set(cfg.TRAINER) - {"NAME", trainer.upper()}:
-        cfg.TRAINER.pop(key)
 
 
 def flatten_cfg(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """Every option of the engine with its default. A method declares its own ``TRAINER.<SECTION>`` in its own file.
 
-A merged value must have its default's type; a whole number will do for a float. The sections of domain-adaptation and
-semi-supervised trainers at the end are read by nobody here; they exist so that existing YAML files still merge.
+A merged value must have its default's type; a whole number will do for a float. ``dassl.compat`` adds keys that nobody
+reads here, so that existing YAML files still merge.
 """
 
 from yacs.config import CfgNode
+
+from dassl.compat import UNREAD
 
 _C = CfgNode()
 _C.VERSION = 1
@@ -48,12 +50,6 @@ _C.DATASET.SUBSAMPLE_CLASSES = "all"  # all | base | new
 _C.DATASET.NUM_SHOTS = -1  # training images per class; below 1: all of them
 _C.DATASET.SOURCE_DOMAINS = ()
 _C.DATASET.TARGET_DOMAINS = ()
-_C.DATASET.NUM_LABELED = -1
-_C.DATASET.VAL_PERCENT = 0.1
-_C.DATASET.STL10_FOLD = -1
-_C.DATASET.CIFAR_C_TYPE = ""
-_C.DATASET.CIFAR_C_LEVEL = 1
-_C.DATASET.ALL_AS_UNLABELED = False
 
 _C.DATALOADER = CfgNode()
 _C.DATALOADER.NUM_WORKERS = 4  # at most one per CPU and batch is started; the results do not depend on it
@@ -78,18 +74,10 @@ _C.DATALOADER.TEST.SAMPLER = "SequentialSampler"
 _C.DATALOADER.TEST.BATCH_SIZE = 32
 
 _C.MODEL = CfgNode()
-_C.MODEL.INIT_WEIGHTS = ""
 _C.MODEL.TEXT_MEMORY_GB = 4.0  # budget of the text tower's activations
 _C.MODEL.BACKBONE = CfgNode()
 _C.MODEL.BACKBONE.NAME = ""
 _C.MODEL.BACKBONE.PATH = ""  # local weights file; empty: downloaded by name
-_C.MODEL.BACKBONE.PRETRAINED = True
-_C.MODEL.HEAD = CfgNode()
-_C.MODEL.HEAD.NAME = ""
-_C.MODEL.HEAD.HIDDEN_LAYERS = ()
-_C.MODEL.HEAD.ACTIVATION = "relu"
-_C.MODEL.HEAD.BN = True
-_C.MODEL.HEAD.DROPOUT = 0.0
 
 _C.OPTIM = CfgNode()
 _C.OPTIM.NAME = "adam"  # adam | amsgrad | sgd | rmsprop | radam | adamw
@@ -118,7 +106,6 @@ _C.OPTIM.WARMUP_RECOUNT = True  # the schedule starts at its own epoch 0 after t
 _C.TRAIN = CfgNode()
 _C.TRAIN.CHECKPOINT_FREQ = 0  # keep a checkpoint every so many epochs; 0: the last one only
 _C.TRAIN.PRINT_FREQ = 10  # batches
-_C.TRAIN.COUNT_ITER = "train_x"
 
 _C.TEST = CfgNode()
 _C.TEST.EVALUATOR = "Classification"
@@ -132,36 +119,15 @@ _C.TRAINER = CfgNode()
 _C.TRAINER.NAME = ""
 _C.TRAINER.INIT_PROMPTS = ""  # checkpoint whose prompts are the starting point
 
-_UNUSED_SECTIONS = {
-    "MCD": {"N_STEP_F": 4},
-    "MME": {"LMDA": 0.1},
-    "CDAC": {
-        "CLASS_LR_MULTI": 10,
-        "RAMPUP_COEF": 30,
-        "RAMPUP_ITRS": 1000,
-        "TOPK_MATCH": 5,
-        "P_THRESH": 0.95,
-        "STRONG_TRANSFORMS": (),
-    },
-    "SE": {"EMA_ALPHA": 0.999, "CONF_THRE": 0.95, "RAMPUP": 300},
-    "M3SDA": {"LMDA": 0.5, "N_STEP_F": 4},
-    "DAEL": {"WEIGHT_U": 0.5, "CONF_THRE": 0.95, "STRONG_TRANSFORMS": ()},
-    "CROSSGRAD": {"EPS_F": 1.0, "EPS_D": 1.0, "ALPHA_F": 0.5, "ALPHA_D": 0.5},
-    "DDAIG": {
-        "G_ARCH": "",
-        "LMDA": 0.3,
-        "CLAMP": False,
-        "CLAMP_MIN": -1.0,
-        "CLAMP_MAX": 1.0,
-        "WARMUP": 0,
-        "ALPHA": 0.5,
-    },
-    "DAELDG": {"WEIGHT_U": 0.5, "CONF_THRE": 0.95, "STRONG_TRANSFORMS": ()},
-    "DOMAINMIX": {"TYPE": "crossdomain", "ALPHA": 1.0, "BETA": 1.0},
-    "ENTMIN": {"LMDA": 1e-3},
-    "MEANTEACHER": {"WEIGHT_U": 1.0, "EMA_ALPHA": 0.999, "RAMPUP": 5},
-    "MIXMATCH": {"WEIGHT_U": 100.0, "TEMP": 2.0, "MIXUP_BETA": 0.75, "RAMPUP": 20000},
-    "FIXMATCH": {"WEIGHT_U": 1.0, "CONF_THRE": 0.95, "STRONG_TRANSFORMS": ()},
-}
-for _name, _section in _UNUSED_SECTIONS.items():
-    _C.TRAINER[_name] = CfgNode(_section)
+
+def _set(node: CfgNode, key: str, value: object) -> None:
+    """Set a dotted key, and make the sections on the way to it."""
+    head, _, rest = key.partition(".")
+    if rest:
+        _set(node.setdefault(head, CfgNode()), rest, value)
+    else:
+        node[head] = value
+
+
+for _key, _value in UNREAD.items():
+    _set(_C, _key, _value)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from PIL import Image
 
 from dassl.data.datasets import Datum
-from dassl.utils import BrokenImageError
+from dassl.utils import BrokenImageError, log
 
 __all__ = ["CachedDatum", "cache_in_ram", "cpu_count"]
 
@@ -33,9 +33,9 @@ def cache_in_ram(items: Sequence[Datum], name: str) -> Sequence[Datum]:
     needed, free = _decoded_bytes(items), _free_memory()
     size = f"{len(items):,} {name} images, {needed / 1e9:.2f} GB decoded"
     if needed > 0.8 * free:
-        print(f"Not cached: {size}, with {free / 1e9:.2f} GB of memory free; reading them from disk")
+        log.info(f"Not cached: {size}, with {free / 1e9:.2f} GB of memory free; reading them from disk")
         return items
-    print(f"Caching {size}")
+    log.info(f"Caching {size}")
     with ThreadPoolExecutor(cpu_count()) as pool:
         return list(pool.map(_decode, items))
 

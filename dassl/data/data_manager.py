@@ -18,7 +18,7 @@ from dassl.data.cache import cache_in_ram, cpu_count
 from dassl.data.datasets import Datum, build_dataset
 from dassl.data.samplers import build_sampler
 from dassl.data.transforms import INTERPOLATION_MODES, build_transform
-from dassl.utils import BrokenImageError, derive_seed, read_image
+from dassl.utils import BrokenImageError, derive_seed, log, read_image
 
 __all__ = ["INTERPOLATION_MODES", "DataManager", "DatasetWrapper", "build_data_loader", "read_image"]
 
@@ -226,12 +226,12 @@ class DataManager:
         rows += [("# train_u", f"{len(data.train_u):,}")] if data.train_u else []
         rows += [("# val", f"{len(data.val):,}")] if data.val else []
         rows += [("# test", f"{len(data.test):,}")]
-        print(tabulate(rows))
+        log.info(tabulate(rows))
 
     def _transform(self, custom: Any, is_train: bool) -> Any:
         if custom is None:
             return build_transform(self.cfg, is_train=is_train)
-        print(f"* Using custom transform for {'training' if is_train else 'testing'}")
+        log.info(f"* Using custom transform for {'training' if is_train else 'testing'}")
         return custom
 
     def _loader(self, items: Sequence[Datum], settings: CfgNode, tfm: Any, is_train: bool = True) -> DataLoader:

@@ -1,7 +1,8 @@
 from typing import Any
 
+from dassl.compat import left_out
 from dassl.engine.build import TRAINER_REGISTRY, build_trainer
-from dassl.engine.trainer import SimpleTrainer, TrainerBase, TrainerX, left_out
+from dassl.engine.trainer import SimpleTrainer, TrainerBase, TrainerX
 
 __all__ = ["TRAINER_REGISTRY", "SimpleTrainer", "TrainerBase", "TrainerX", "build_trainer"]
 

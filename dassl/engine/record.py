@@ -14,6 +14,7 @@ import yaml
 from yacs.config import CfgNode
 
 from dassl.config import flatten_cfg, read_yaml
+from dassl.data.datasets import DatasetBase, fewshot_hash
 from dassl.utils import atomic_write, read_json, write_json
 
 __all__ = ["RunRecord", "recorded_config"]
@@ -127,6 +128,19 @@ class RunRecord:
                 + "\n".join(differences)
                 + "\nChoose another OUTPUT_DIR, or restore these settings, or remove that folder"
             )
+
+    def data_facts(self, dataset: DatasetBase) -> dict[str, Any]:
+        """Class names, wording and sizes of a data set, and which images the few shots are."""
+        few = self.cfg.DATASET.NUM_SHOTS >= 1
+        return {
+            "classnames": list(dataset.classnames),
+            "template": dataset.template,
+            "templates": list(dataset.templates),
+            "fewshot_hash": fewshot_hash(dataset.train_x, self.cfg.DATASET.ROOT) if few else None,
+            "num_train": len(dataset.train_x or ()),
+            "num_val": len(dataset.val or ()),
+            "num_test": len(dataset.test or ()),
+        }
 
     def write_metrics(self, facts: dict[str, Any], device: torch.device) -> None:
         """Write ``metrics.json``: ``facts``, then what the record itself knows."""

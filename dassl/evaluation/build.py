@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from yacs.config import CfgNode
 
-from dassl.utils import Registry, check_availability
+from dassl.utils import Registry, check_availability, log
 
 if TYPE_CHECKING:
     from dassl.evaluation.evaluator import EvaluatorBase
@@ -16,5 +16,5 @@ def build_evaluator(cfg: CfgNode, **kwargs: Any) -> "EvaluatorBase":
     """The evaluator that ``cfg.TEST.EVALUATOR`` names, constructed with ``cfg`` and the keyword arguments."""
     check_availability(cfg.TEST.EVALUATOR, EVALUATOR_REGISTRY.registered_names())
     if cfg.VERBOSE:
-        print(f"Loading evaluator: {cfg.TEST.EVALUATOR}")
+        log.info(f"Loading evaluator: {cfg.TEST.EVALUATOR}")
     return EVALUATOR_REGISTRY.get(cfg.TEST.EVALUATOR)(cfg, **kwargs)

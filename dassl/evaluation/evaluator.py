@@ -9,7 +9,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from dassl.evaluation.build import EVALUATOR_REGISTRY
-from dassl.utils import save_torch
+from dassl.utils import log, save_torch
 
 __all__ = ["Classification", "EvaluatorBase"]
 
@@ -96,22 +96,22 @@ class Classification(EvaluatorBase):
         ]
 
     def _print(self, results: dict[str, float]) -> None:
-        print("=> result")
-        print(f"* total: {self._total:,}")
-        print(f"* correct: {self._correct:,}")
-        print(f"* accuracy: {results['accuracy']:.1f}%")
-        print(f"* error: {results['error_rate']:.1f}%")
-        print(f"* macro_f1: {results['macro_f1']:.1f}%")
+        log.info("=> result")
+        log.info(f"* total: {self._total:,}")
+        log.info(f"* correct: {self._correct:,}")
+        log.info(f"* accuracy: {results['accuracy']:.1f}%")
+        log.info(f"* error: {results['error_rate']:.1f}%")
+        log.info(f"* macro_f1: {results['macro_f1']:.1f}%")
 
     def _print_per_class(self, per_class: list[dict[str, Any]]) -> float:
-        print("=> per-class result")
+        log.info("=> per-class result")
         for row in per_class:
-            print(
+            log.info(
                 f"* class: {row['label']} ({row['classname']})\ttotal: {row['total']:,}\t"
                 f"correct: {row['correct']:,}\tacc: {row['accuracy']:.1f}%"
             )
         mean = sum(row["accuracy"] for row in per_class) / len(per_class)
-        print(f"* average: {mean:.1f}%")
+        log.info(f"* average: {mean:.1f}%")
         return mean
 
     def _save_confusion_matrix(self, true: Tensor, predicted: Tensor, size: int) -> None:
@@ -121,4 +121,4 @@ class Classification(EvaluatorBase):
         counts = counts[seen][:, seen]
         path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
         save_torch(counts / counts.sum(1, keepdim=True).clamp(min=1), path)
-        print(f"Confusion matrix is saved to {path}")
+        log.info(f"Confusion matrix is saved to {path}")

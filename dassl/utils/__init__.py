@@ -1,19 +1,26 @@
 from importlib import import_module
 from typing import Any
 
+from dassl.compat import (
+    check_isfile,
+    count_num_param,
+    init_network_weights,
+    listdir_nohidden,
+    load_pretrained_weights,
+    open_all_layers,
+    open_specified_layers,
+)
 from dassl.utils.lock import sole_user_of
-from dassl.utils.logger import Logger, setup_logger
+from dassl.utils.logger import Logger, log, setup_logger
 from dassl.utils.registry import Registry, UnknownNameError, check_availability, get_most_similar_str_to_a_from_b
 from dassl.utils.tools import (
     BrokenImageError,
     atomic_write,
-    check_isfile,
     collect_env_info,
     derive_seed,
     download_url,
     exit_status,
     is_user_error,
-    listdir_nohidden,
     mkdir_if_missing,
     read_image,
     read_json,
@@ -47,6 +54,7 @@ __all__ = [
     "listdir_nohidden",
     "load_checkpoint",
     "load_pretrained_weights",
+    "log",
     "mkdir_if_missing",
     "open_all_layers",
     "open_specified_layers",
@@ -71,11 +79,7 @@ __all__ = [
 # What needs torch is imported when it is first asked for: torch takes seconds, and a usage or a table needs none of it.
 _BY_MODULE = {
     "dassl.utils.meters": ("AverageMeter", "MetricMeter"),
-    "dassl.utils.torchtools": (
-        *("count_num_param", "init_network_weights", "open_all_layers", "open_specified_layers"),
-        *("load_checkpoint", "load_pretrained_weights", "restore", "resume_from_checkpoint"),
-        *("save_checkpoint", "save_torch"),
-    ),
+    "dassl.checkpoints": (*("load_checkpoint", "restore", "resume_from_checkpoint", "save_checkpoint", "save_torch"),),
 }
 _WITH_TORCH = {name: module for module, names in _BY_MODULE.items() for name in names}
 

@@ -7,6 +7,8 @@ import os
 import time
 from collections.abc import Iterator
 
+from dassl.utils.logger import log
+
 __all__ = ["sole_user_of"]
 
 LOCK_SECONDS = 15
@@ -33,7 +35,8 @@ def sole_user_of(folder: str) -> Iterator[None]:
 def _lock(handle: int, folder: str) -> None:
     for patience in range(LOCK_SECONDS, -1, -1):
         try:
-            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
         except BlockingIOError:
             if not patience:
                 raise ValueError(
@@ -43,4 +46,5 @@ def _lock(handle: int, folder: str) -> None:
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
-            return print(f'Note: the file system of "{folder}" has no locks: let no other run use this folder')
+            log.info(f'Note: the file system of "{folder}" has no locks: let no other run use this folder')
+            return

@@ -1,13 +1,31 @@
-"""Copy what is printed into a log file."""
+"""What a run tells: through ``logging`` to stdout, which is copied into a log file with all that others print."""
 
+import logging
 import os
 import sys
 import time
 from typing import IO, Any
 
+from tqdm import tqdm
+
 from dassl.utils.tools import mkdir_if_missing
 
-__all__ = ["Logger", "setup_logger"]
+__all__ = ["Logger", "log", "setup_logger"]
+
+
+class _Stdout(logging.Handler):
+    """Writes to what ``sys.stdout`` is at the time, above progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record))
+
+
+# The lines are the field's, which its parsers read, so they carry no time or level. Shown unless a program says
+# otherwise: log.setLevel(logging.WARNING).
+log = logging.getLogger("dassl")
+log.setLevel(logging.INFO)
+log.addHandler(_Stdout())
+log.propagate = False
 
 
 class Logger:

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -23,13 +22,11 @@ from tqdm import tqdm
 __all__ = [
     "BrokenImageError",
     "atomic_write",
-    "check_isfile",
     "collect_env_info",
     "derive_seed",
     "download_url",
     "exit_status",
     "is_user_error",
-    "listdir_nohidden",
     "mkdir_if_missing",
     "read_image",
     "read_json",
@@ -71,20 +68,6 @@ def mkdir_if_missing(dirname: str) -> None:
     """Make a folder and its parents; an existing one, or "" (the current folder), is fine."""
     if dirname:
         os.makedirs(dirname, exist_ok=True)
-
-
-def check_isfile(fpath: str) -> bool:
-    """Whether ``fpath`` is a file; warns if not."""
-    found = os.path.isfile(fpath)
-    if not found:
-        warnings.warn(f'No file found at "{fpath}"', stacklevel=2)
-    return found
-
-
-def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
-    """Names in a folder that do not start with a dot; in file-system order unless ``sort``."""
-    names = [name for name in os.listdir(path) if not name.startswith(".")]
-    return sorted(names) if sort else names
 
 
 def tolist_if_not(x: Any) -> list[Any]:

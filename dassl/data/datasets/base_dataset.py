@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from PIL import Image
 
-from dassl.utils import read_image
+from dassl.utils import log, read_image
 
 __all__ = ["DatasetBase", "Datum", "check_classnames", "fewshot_hash"]
 
@@ -181,7 +181,7 @@ class DatasetBase:
         list for one source, a list of lists for several. ``num_shots`` below 1 returns the sources as they are.
         """
         if num_shots >= 1:
-            print(f"Creating a {num_shots}-shot dataset")
+            log.info(f"Creating a {num_shots}-shot dataset")
             outputs = [cls._draw_shots(source, num_shots, repeat) for source in data_sources]
         else:
             outputs = list(data_sources)
@@ -208,7 +208,7 @@ class DatasetBase:
             raise ValueError(f'DATASET.SUBSAMPLE_CLASSES must be "all", "base" or "new", but got "{subsample}"')
         if subsample == "all":
             return list(data_sources)
-        print(f"SUBSAMPLE {subsample.upper()} CLASSES!")
+        log.info(f"SUBSAMPLE {subsample.upper()} CLASSES!")
         labels = sorted({item.label for item in data_sources[0]})
         middle = math.ceil(len(labels) / 2)
         selected = labels[:middle] if subsample == "base" else labels[middle:]

@@ -12,6 +12,7 @@ from torchvision.transforms.functional import InterpolationMode
 from yacs.config import CfgNode
 
 from dassl.data.transforms.randaugment import RandAugment2
+from dassl.utils import log
 from dassl.utils.registry import nearest_names
 
 __all__ = ["AVAI_CHOICES", "INTERPOLATION_MODES", "build_transform"]
@@ -78,7 +79,7 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] 
     ``choices`` replaces ``INPUT.TRANSFORMS``. ``ValueError`` for an unknown name.
     """
     if cfg.INPUT.NO_TRANSFORM:
-        print("Note: no transform is applied!")
+        log.info("Note: no transform is applied!")
         return None
     chosen = cfg.INPUT.TRANSFORMS if choices is None else choices
     for name in chosen:
@@ -88,10 +89,10 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] 
     if cfg.INPUT.INTERPOLATION not in INTERPOLATION_MODES:
         modes = ", ".join(INTERPOLATION_MODES)
         raise ValueError(f'INPUT.INTERPOLATION must be one of {modes}, but got "{cfg.INPUT.INTERPOLATION}"')
-    print(f"Building transform_{'train' if is_train else 'test'}")
+    log.info(f"Building transform_{'train' if is_train else 'test'}")
     steps = _train_steps(cfg, chosen) if is_train else _test_steps(cfg, chosen)
     for line, _ in steps:
-        print(f"+ {line}")
+        log.info(f"+ {line}")
     return v2.Compose([operation for _, operation in steps])
 
 
