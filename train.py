@@ -5,6 +5,8 @@
         --dataset-config-file configs/datasets/dtd.yaml \\
         --config-file configs/trainers/MaPLe/vit_b16_c2_ep5_batch4_2ctx.yaml DATASET.NUM_SHOTS 16
 
+Several GPUs: torchrun --nproc_per_node 8 train.py ... (docs/pretraining.md).
+
 Options are merged in this order, later ones win: defaults, data set yaml, method yaml, arguments, KEY VALUE pairs.
 """
 
@@ -14,11 +16,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from configs import ROOT as CONFIGS
 from configs import methods, settings_file
-from dassl.config import CfgNode, flatten_cfg, get_cfg_default, merge_from_file, merge_from_list
+from dassl.config import CfgNode, flatten_cfg, get_cfg_default, merge_from_file, merge_from_list, solve_batch
 from dassl.utils import collect_env_info, exit_status, log, set_exact_fp32, set_random_seed, setup_logger, sole_user_of
 
 # What needs torch is imported by the functions that use it: it takes seconds, and a usage needs none of it.
@@ -73,6 +76,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--load-epoch", type=int, help="epoch to load for evaluation (default: the best model, else the newest)"
     )
     parser.add_argument("--no-train", action="store_true", help="build everything and stop")
+    parser.add_argument(
+        "--timeout", type=float, default=600.0, help="seconds that torchrun's processes wait for one that is silent"
+    )
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
     args = parser.parse_args(argv)
@@ -166,24 +172,25 @@ def tiny_settings(trainer: str, dataset: str) -> Path:
 
 
 def run(args: argparse.Namespace) -> None:
-    from dassl.engine.record import RunRecord, recorded_config
+    from dassl import ranks
     from datasets import EMBEDDED  # noqa: F401 - registers the data sets; no other package's datasets has it
 
     check_arguments(args)
-    cfg = setup_cfg(args)
-    with sole_user_of(cfg.OUTPUT_DIR):
-        seed = cfg.SEED if cfg.SEED >= 0 else recorded_config(cfg.OUTPUT_DIR).get("SEED", -1)
-        RunRecord(cfg, seed).check_folder(args.eval_only, args.model_dir, args.load_epoch)
-        run_in_folder(args, cfg)
+    processes = ranks.start(args.timeout)
+    try:
+        with processes.together():
+            cfg = setup_cfg(args)
+        if processes.size > 1:
+            processes.check_same(decisive(args, cfg))
+        with ExitStack() as folder:
+            processes.on_first(lambda: open_folder(args, cfg, folder))
+            run_in_folder(args, cfg)
+    finally:
+        ranks.stop()
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """ValueError for arguments that do not go together, and for an environment that starts copies of a run."""
-    if (world := os.environ.get("WORLD_SIZE", "1")) not in ("", "1"):
-        raise ValueError(
-            f"WORLD_SIZE is {world} in the environment, but a run uses one process and one GPU, and copies of it would"
-            " get into each other's way: start it without torchrun or accelerate, or unset WORLD_SIZE"
-        )
+    """ValueError for arguments that do not go together."""
     has_epoch = args.load_epoch is not None
     if not args.eval_only and (args.model_dir or has_epoch):
         raise ValueError(
@@ -194,15 +201,33 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise ValueError("--load-epoch needs --model-dir, the folder of the run that has this epoch")
 
 
+def decisive(args: argparse.Namespace, cfg: CfgNode) -> dict[str, object]:
+    """What all processes of a run must have in common."""
+    own = ("DATALOADER.NUM_WORKERS", "DATASET.ROOT", "DATASET.PATH", "MODEL.BACKBONE.PATH")  # as each machine has it
+    options = {key: value for key, value in flatten_cfg(cfg).items() if key not in own}
+    return {f"--{name.replace('_', '-')}": getattr(args, name) for name in ("eval_only", "no_train")} | options
+
+
+def open_folder(args: argparse.Namespace, cfg: CfgNode, folder: ExitStack) -> None:
+    """Keep others out of the run's folder; ValueError if it is in use, or holds another run."""
+    from dassl.engine.record import RunRecord, recorded_config
+
+    folder.enter_context(sole_user_of(cfg.OUTPUT_DIR))
+    seed = cfg.SEED if cfg.SEED >= 0 else recorded_config(cfg.OUTPUT_DIR).get("SEED", -1)
+    RunRecord(cfg, seed).check_folder(args.eval_only, args.model_dir, args.load_epoch)
+
+
 def run_in_folder(args: argparse.Namespace, cfg: CfgNode) -> None:
     import torch
 
     from dassl.engine import build_trainer
+    from dassl.ranks import current
 
     if cfg.SEED >= 0:
         log.info(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
-    setup_logger(cfg.OUTPUT_DIR)
+    if current().is_first:
+        setup_logger(cfg.OUTPUT_DIR)
     set_exact_fp32()
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
@@ -222,6 +247,8 @@ def run_in_folder(args: argparse.Namespace, cfg: CfgNode) -> None:
 
 def print_header(args: argparse.Namespace, cfg: CfgNode) -> None:
     """What was asked for, and the machine, under the headings of the family's logs."""
+    from dassl.ranks import current
+
     log.info("***************\n** Arguments **\n***************")
     for name, value in sorted(vars(args).items()):
         if value not in (None, "", False, []):
@@ -230,6 +257,11 @@ def print_header(args: argparse.Namespace, cfg: CfgNode) -> None:
     for key, value in chosen_options(cfg).items():
         log.info(f"{key}: {value}")
     log.info(f"(every option: {os.path.join(cfg.OUTPUT_DIR, 'config.yaml')})")
+    batch = solve_batch(cfg, current().size)
+    log.info(
+        f"Images a step: {batch.OPTIM.GLOBAL_BATCH} = processes ({batch.NUM_RANKS}) x BATCH_SIZE"
+        f" ({batch.DATALOADER.TRAIN_X.BATCH_SIZE}) x ACCUM_STEPS ({batch.OPTIM.ACCUM_STEPS})"
+    )
     log.info(f"Collecting env info ...\n** System info **\n{collect_env_info()}\n")
 
 

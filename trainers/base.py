@@ -22,6 +22,7 @@ from .load import build_classifier, check_input, method_section
 from .losses import draw_candidates
 from .method import Batch, Method
 from .options import read_options
+from .step import add_gradients
 
 # The first loss scale; it doubles after 2000 steps without an overflow. PyTorch's own, 2^16, overflows in the first
 # steps of deep prompts: with the tiny CLIP, their gradients are finite up to 2^14 under fp16 autocast and up to 2^12 in
@@ -43,6 +44,11 @@ class PromptTrainer(TrainerX):
         if cfg.DATALOADER.CACHE_FEATURES:
             check_cacheable(cfg, self.needs)
 
+    def check_shares(self) -> None:
+        """Gradients of shares are averaged, which is that of the whole unless a method has a rule of its own."""
+        if self.method.backward is not Method.backward:
+            super().check_shares()
+
     def build_data_manager(self) -> DataManager:
         """With a transform for each view that the method wants of an image."""
         transforms = [build_transform(self.cfg, is_train=True) for _ in range(self.needs.views)]
@@ -53,9 +59,8 @@ class PromptTrainer(TrainerX):
         if not self.needs.unlabelled:
             return
         if self.train_loader_u is None:
-            raise ValueError(
-                f"{type(self).__name__} learns from unlabelled images, but {self.cfg.DATASET.NAME} has none"
-            )
+            learner, data = type(self).__name__, self.cfg.DATASET.NAME
+            raise ValueError(f"{learner} learns from unlabelled images, but {data} has none")
         self.train_loader_x = self.train_loader_u
 
     def build_model(self) -> None:
@@ -82,7 +87,8 @@ class PromptTrainer(TrainerX):
         self.model.trained_on = tuple(self.model.classnames)
         self.image_sets = ImageSets(self.cfg, self.dm.dataset, self.model, self.run_seed)
         if self.needs.sampling:
-            self.needs.sampling.check(self.num_classes)
+            with self.ranks.together():
+                self.needs.sampling.check(self.num_classes, self.ranks.size)
         with self.model.autocast():
             method.begin(self.model, self.image_sets)
         log.info("Turning off gradients in both the image and the text encoder")
@@ -124,44 +130,38 @@ class PromptTrainer(TrainerX):
         if isinstance(image, list):
             label = label.repeat(len(image))
             image = torch.cat([to(view) for view in image])
+        most = self.cfg.OPTIM.GLOBAL_BATCH // self.ranks.size * self.cfg.DATALOADER.K_TRANSFORMS
+        labels, own = self.ranks.join(label, most)  # of all processes, which draw the same candidates
+        self.share = len(label) * self.ranks.size / len(labels)  # 1 where shares are equal
         views = tuple(to(batch[f"img{number}"]) for number in range(2, self.needs.views + 1))
         if self.needs.sampling is None:
             return Batch.of(to(image), to(label), views)
-        candidates = draw_candidates(self.needs.sampling, label, self.num_classes)
+        candidates = draw_candidates(self.needs.sampling, labels, self.num_classes).rows(own)
         classes, (candidates, label) = self.model.subset(candidates.classes, (candidates, label))
         return Batch(to(image), label, candidates, classes, views)
 
     def forward_backward(self, batch: Mapping[str, object]) -> dict[str, Tensor]:
-        batch = self.parse_batch_train(batch)
-        with self.model.autocast():
-            terms = self.model.method.loss(self.model, batch)
-        losses = {name: term for name, term in terms.items() if name.endswith("_loss")}
-        if not losses:
-            raise ValueError(f"{type(self).__name__}: no term of its loss ends in _loss, there are {', '.join(terms)}")
-        loss = sum(losses.values())
-        self.detect_anomaly(loss)
-        skipped = self.update(losses)
+        self.model_zero_grad()
+        batch, passes = self.parse_batch_train(batch), self.cfg.OPTIM.ACCUM_STEPS
+        summary = add_gradients(self.model, batch, passes, self.share, self.scaler.scale, self.ranks)
+        self.detect_anomaly(summary["loss"])
+        summary |= self.update()
         if self.batch_idx + 1 == self.num_batches or self.cfg.OPTIM.SCHEDULE_UNIT == "step":
             self.update_lr()
-        rest = {name: term for name, term in terms.items() if name not in losses}
-        named = {name: term.detach() for name, term in losses.items()} if len(losses) > 1 else {}
-        return {"loss": loss.detach(), **named, **rest, **skipped}
+        return summary
 
-    def update(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Backward and optimiser step; with loss scaling also ``skipped``: 1 if gradients overflowed, else 0.
+    def update(self) -> dict[str, Tensor]:
+        """Optimiser step; with loss scaling also ``skipped``: 1 if gradients overflowed, else 0.
 
         Nothing waits for the device: the scale is compared there, and falls only after an overflow.
         """
-        one = torch.ones((), device=self.device)
-        self.model_zero_grad()
-        self.model.method.backward({name: self.scaler.scale(loss) for name, loss in losses.items()})
-        scale = self.scaler.scale(one)
+        scale = self.scaler.scale(one := torch.ones((), device=self.device))
         self.scaler.step(self.optim)
         self.scaler.update()
         return {"skipped": (self.scaler.scale(one) < scale).float()} if self.scaler.is_enabled() else {}
 
     def after_epoch(self) -> None:
-        """Gradients that overflow at any loss scale are an error: every step is skipped, nothing is learned."""
+        """Gradients that overflow at any loss scale are an error: nothing is learned."""
         if self.scaler.get_scale() < 1 / LOSS_SCALE:
             raise FloatingPointError(
                 f"Gradients are infinite or NaN at every loss scale! epoch [{self.epoch + 1}/{self.max_epoch}];"

@@ -17,6 +17,7 @@ from dassl.data import DatasetWrapper
 from dassl.data.data_manager import collate_readable
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.data.transforms import build_transform
+from dassl.ranks import current
 from dassl.utils import derive_seed
 
 from .method import Needs
@@ -109,7 +110,7 @@ def cached_features(loader: DataLoader, model: PromptedCLIP, device: torch.devic
     return DataLoader(
         dataset,
         loader.batch_size,
-        sampler=loader.sampler,
+        sampler=loader.batch_sampler.sampler,  # of this process's share
         drop_last=loader.drop_last,
         generator=loader.generator,
         pin_memory=loader.pin_memory,
@@ -121,11 +122,13 @@ def zeroshot_line(model: PromptedCLIP, loader: DataLoader) -> str:
     """Zero-shot CLIP's accuracy on the images of a loader: a wrong class name or folder shows at once."""
     hits = total = 0
     with model.autocast():
+        text = model.zeroshot()
         for batch in loader:
             if batch is None:  # every image of it was unreadable
                 continue
-            predicted = (model.encode_image(batch["img"].to(model.device)) @ model.zeroshot().t()).argmax(dim=1)
+            predicted = (model.encode_image(batch["img"].to(model.device)) @ text.t()).argmax(dim=1)
             hits, total = hits + int((predicted == batch["label"].to(model.device)).sum()), total + len(predicted)
+    hits, total = (sum(counts) for counts in zip(*current().gather((hits, total))))
     return (
         f'Zero-shot CLIP with "{model.template}": {100 * hits / max(total, 1):.1f}% on the test images'
         f" (chance: {100 / len(model.classnames):.1f}%)"

@@ -19,6 +19,7 @@ from dassl.config import CfgNode, check_values, get_cfg_default, merge_from_file
 from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.record import recorded_config
+from dassl.ranks import Ranks, current
 from dassl.utils import log, read_json
 from dassl.utils.registry import UnknownNameError, nearest_names
 
@@ -47,8 +48,14 @@ def build_classifier(
     clip = load_frozen(backbone.NAME, backbone.PATH, precision)
     log.info("Building custom CLIP")
     made = method(clip, options, len(classnames))
+    ranks = current() if cfg.MODEL.SHARD_CLASSES else Ranks()
+    if ranks.size > len(classnames):
+        raise ValueError(
+            f"{ranks.size} processes cannot share {len(classnames)} classes: start fewer with --nproc_per_node, or let"
+            " each encode all of them, MODEL.SHARD_CLASSES False"
+        )
     memory_gb, amp = cfg.MODEL.TEXT_MEMORY_GB, precision == "amp"
-    return PromptedCLIP(clip, made, classnames, template, ensemble, memory_gb, amp).to(device)
+    return PromptedCLIP(clip, made, classnames, template, ensemble, memory_gb, amp, ranks).to(device)
 
 
 def device_of(cfg: CfgNode) -> torch.device:

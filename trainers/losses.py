@@ -6,7 +6,7 @@ Letters: B images, N classes, K candidate classes a step (an image's own and K -
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,9 @@ class AllClasses:
     def target(self) -> Tensor:
         return self.label
 
+    def rows(self, rows: slice) -> AllClasses:
+        return AllClasses(self.label[rows])
+
     def columns(self, logits: Tensor) -> Tensor:
         return logits
 
@@ -56,6 +59,10 @@ class SampledClasses:
     @property
     def target(self) -> Tensor:
         return torch.zeros_like(self.own)
+
+    def rows(self, rows: slice) -> SampledClasses:
+        """The same candidates for some of the images."""
+        return replace(self, own=self.own[rows], shift=None if self.shift is None else self.shift[rows])
 
     @property
     def masked(self) -> Tensor:
@@ -84,12 +91,14 @@ class Sampling:
     num_candidates: int
     correction_log: str = "log10"
 
-    def check(self, num_classes: int) -> None:
-        """ValueError if so many candidates cannot be drawn."""
+    def check(self, num_classes: int, processes: int = 1) -> None:
+        """ValueError if so many candidates cannot be drawn, or are too few for processes that share them."""
         if not 2 <= self.num_candidates <= num_classes + 1:
             raise ValueError(
                 f"UPDATE_CLASS_NUM must be 0 or from 2 to {num_classes + 1} (classes + 1), but is {self.num_candidates}"
             )
+        if self.num_candidates <= processes:
+            raise ValueError(f"{processes} processes cannot share UPDATE_CLASS_NUM {self.num_candidates} candidates")
 
     @classmethod
     def of(cls, options: Any) -> Sampling | None:

@@ -8,7 +8,7 @@ Letters: B images, C classes, P prompt tokens, D width of an encoder, E joint wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -70,6 +70,16 @@ class Batch:
     def of(cls, image: Tensor, label: Tensor, views: tuple[Tensor, ...] = ()) -> Batch:
         """With all classes as candidates."""
         return cls(image, label, AllClasses(label), None, views)
+
+    def split(self, parts: int) -> Iterator[Batch]:
+        """Up to ``parts`` batches of some of the images each, with the same candidate classes."""
+        if parts == 1:
+            yield self
+            return
+        size = -(-len(self.label) // parts)
+        for rows in (slice(start, start + size) for start in range(0, len(self.label), size)):
+            views = tuple(view[rows] for view in self.views)
+            yield Batch(self.image[rows], self.label[rows], self.candidates.rows(rows), self.classes, views)
 
 
 class Data(Protocol):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from clip import CLIP, PromptPlan, Texts
 from clip.clip import PIXEL_MEAN, PIXEL_STD, image_transform
 from clip.text import check_vocabulary, packing
+from dassl.ranks import Ranks
 from dassl.utils import read_image
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Subset:
-    """Some of a classifier's classes, made by ``PromptedCLIP.subset``: indices (K,) on its device, and their texts."""
+    """Some of a classifier's classes, made by ``PromptedCLIP.subset``: indices (K,) on its device, and their texts, or
+    those of this process's share."""
 
     index: Tensor
     texts: Texts
@@ -51,6 +53,7 @@ class PromptedCLIP(nn.Module):
 
     method: owns all trainable parameters; knows neither class names nor data. template, ensemble: hand-written texts,
     the data set's own. memory_gb: budget of the text encoder's activations. amp: CLIP computes under autocast.
+    ranks: the processes that each encode a share of the class texts; by default this one encodes them all.
     ``transform``, PIL image -> (3, H, W), is what ``predict`` does to pictures: CLIP's own unless it is set.
     In evaluation mode class features are encoded once for the same tensors: call ``eval()`` again after a fused
     optimiser has changed them by way of another classifier.
@@ -65,8 +68,10 @@ class PromptedCLIP(nn.Module):
         ensemble: Sequence[str] = (),
         memory_gb: float | None = None,
         amp: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         super().__init__()
+        self.ranks = ranks or Ranks()
         self.clip = clip.eval().requires_grad_(False)
         self.method = method.to(self.device)
         self.template, self.ensemble = template, tuple(ensemble) or (template,)
@@ -84,6 +89,7 @@ class PromptedCLIP(nn.Module):
         texts = self.method.wording(names)
         check_vocabulary(self.clip, texts)
         self.classnames, self.texts = names, texts
+        self.own_texts = texts.select(self.ranks.mine(torch.arange(len(texts)))) if self.ranks.size > 1 else texts
         self._forget()
 
     def _forget(self) -> None:
@@ -123,7 +129,7 @@ class PromptedCLIP(nn.Module):
         """Some classes by their indices (K,), best on the host: their texts are packed there and travel to the device
         in one copy that nobody waits for. ``passengers``, tensors in dataclasses and tuples, travel with them."""
         index = index.cpu()
-        texts = self.texts.select(index)
+        texts = self.texts.select(self.ranks.mine(index))
         how = packing(self.clip, self.method.context.copies > 0, 1, self.memory_gb)
         index, passengers = texts.pack(how, (index, passengers))
         return Subset(index, texts), passengers
@@ -188,9 +194,17 @@ class PromptedCLIP(nn.Module):
         return features if classes is None else features[classes.index]
 
     def _encode_text(self, plan: PromptPlan | None, classes: Subset | None = None) -> Tensor:
+        """Every rank encodes its share of the texts; not if they differ between its images, which are its own."""
+        if plan is not None and plan.per_image:
+            texts = self.texts if classes is None else self.texts.select(classes.index)
+            return unit(self.clip.encode_text(texts, plan, self.memory_gb))
         if classes is None:
-            return unit(self.clip.encode_text(self.texts, plan, self.memory_gb))
-        return unit(self.clip.encode_text(classes.texts, plan and plan.select(classes.index), self.memory_gb))
+            texts, index = self.own_texts, torch.arange(len(self.texts))
+        else:
+            texts, index = classes.texts, classes.index
+        if plan is not None and (classes is not None or self.ranks.size > 1):
+            plan = plan.select(self.ranks.mine(index))
+        return self.ranks.all_rows(unit(self.clip.encode_text(texts, plan, self.memory_gb)), len(index))
 
     def zeroshot(self, templates: Sequence[str] = (), classes: Subset | None = None, unit_each: bool = True) -> Tensor:
         """(C, E) or (K, E) unit-norm class features of hand-written templates, without any: the data set's own.
@@ -208,8 +222,8 @@ class PromptedCLIP(nn.Module):
         return features if classes is None else features[classes.index]
 
     def _encode_template(self, template: str) -> Tensor:
-        texts = Texts.from_strings([template.format(name) for name in self.classnames])
-        return self.clip.encode_text(texts, memory_gb=self.memory_gb)
+        texts = Texts.from_strings([template.format(name) for name in self.ranks.mine(self.classnames)])
+        return self.ranks.all_rows(self.clip.encode_text(texts, memory_gb=self.memory_gb), len(self.classnames))
 
     # Prediction -------------------------------------------------------------------------------------------------------
 

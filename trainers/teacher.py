@@ -60,7 +60,7 @@ def build_teacher(student: PromptedCLIP, options: TeacherOptions, precision: str
     if (options.BACKBONE, options.PATH) not in (("", ""), student.clip.source):
         clip = load_frozen(options.BACKBONE, options.PATH, precision).to(student.device)
         words = (student.template, student.ensemble, student.memory_gb)
-        classifier = PromptedCLIP(clip, Method(clip), student.classnames, *words).eval()
+        classifier = PromptedCLIP(clip, Method(clip), student.classnames, *words, ranks=student.ranks).eval()
     return Teacher(classifier, student, named_templates(student, options.TEMPLATES))
 
 

@@ -25,11 +25,11 @@ __all__ = [
     "merge_from_file",
     "merge_from_list",
     "read_yaml",
+    "solve_batch",
 ]
 
 _AT_LEAST_ONE = (
     "OPTIM.MAX_EPOCH",
-    "DATALOADER.TRAIN_X.BATCH_SIZE",
     "DATALOADER.TEST.BATCH_SIZE",
     "DATALOADER.K_TRANSFORMS",
     "TRAIN.PRINT_FREQ",
@@ -146,6 +146,37 @@ def _merge(cfg: CfgNode, how: Callable[[CfgNode, Any], None], pieces: Sequence[t
             except (ValueError, TypeError, AttributeError, AssertionError) as error:  # yacs asserts
                 why = " ".join(str(error).split())
                 raise ValueError(f"{why}{where}; the new value must have the type of the default") from error
+
+
+def solve_batch(cfg: CfgNode, ranks: int) -> CfgNode:
+    """A config whose GLOBAL_BATCH = ranks x BATCH_SIZE x ACCUM_STEPS, with what was 0 solved for; frozen as ``cfg`` is.
+
+    ``ValueError`` if no whole number solves it, or all are given and contradict each other.
+    """
+    size, passes, total = cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.OPTIM.ACCUM_STEPS, cfg.OPTIM.GLOBAL_BATCH
+    if size < 0 or not (size or total):
+        raise ValueError(
+            f"DATALOADER.TRAIN_X.BATCH_SIZE must be at least 1, but is {size}; 0 is for OPTIM.GLOBAL_BATCH"
+        )
+    if passes < 0 or total < 0:
+        raise ValueError(f"OPTIM.ACCUM_STEPS and GLOBAL_BATCH must be 0 or more, but are {passes} and {total}")
+    known = {"processes": ranks, "BATCH_SIZE": size, "ACCUM_STEPS": passes}
+    product = math.prod(value for value in known.values() if value)
+    left, remainder = divmod(total or product, product)
+    if remainder or (size and passes and left != 1):
+        told = " x ".join(f"{name} ({value or '?'})" for name, value in known.items())
+        raise ValueError(
+            f"OPTIM.GLOBAL_BATCH {total} = {told} has no solution: change DATALOADER.TRAIN_X.BATCH_SIZE (0: solved"
+            " for), OPTIM.ACCUM_STEPS, or the number of processes"
+        )
+    solved = cfg.clone()
+    solved.defrost()
+    solved.NUM_RANKS, solved.OPTIM.GLOBAL_BATCH = ranks, total or product
+    solved.DATALOADER.TRAIN_X.BATCH_SIZE = size or left
+    solved.OPTIM.ACCUM_STEPS = passes or (left if size else 1)
+    if cfg.is_frozen():
+        solved.freeze()
+    return solved
 
 
 def check_values(cfg: CfgNode) -> None:

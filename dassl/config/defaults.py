@@ -15,6 +15,7 @@ _C.RESUME = ""  # folder to resume from; empty: OUTPUT_DIR
 _C.SEED = -1  # negative: a seed is drawn, and recorded in config.yaml
 _C.USE_CUDA = True
 _C.VERBOSE = True
+_C.NUM_RANKS = 1  # of a recorded run: its processes; not read, as torchrun says how many there are
 
 _C.INPUT = CfgNode()
 _C.INPUT.SIZE = (224, 224)  # height, width in pixels
@@ -60,7 +61,7 @@ _C.DATALOADER.K_TRANSFORMS = 1  # augmented views per training image
 _C.DATALOADER.RETURN_IMG0 = False  # also return the image without augmentation
 _C.DATALOADER.TRAIN_X = CfgNode()
 _C.DATALOADER.TRAIN_X.SAMPLER = "RandomSampler"
-_C.DATALOADER.TRAIN_X.BATCH_SIZE = 32
+_C.DATALOADER.TRAIN_X.BATCH_SIZE = 32  # images of one process and pass; 0: what GLOBAL_BATCH leaves
 _C.DATALOADER.TRAIN_X.N_DOMAIN = 0  # domains per batch of the domain samplers; 0: all
 _C.DATALOADER.TRAIN_X.N_INS = 16  # images per class of RandomClassSampler
 _C.DATALOADER.TRAIN_U = CfgNode()
@@ -75,6 +76,7 @@ _C.DATALOADER.TEST.BATCH_SIZE = 32
 
 _C.MODEL = CfgNode()
 _C.MODEL.TEXT_MEMORY_GB = 4.0  # budget of the text tower's activations
+_C.MODEL.SHARD_CLASSES = True  # each of several processes encodes its share of the class texts; False: all of them
 _C.MODEL.BACKBONE = CfgNode()
 _C.MODEL.BACKBONE.NAME = ""
 _C.MODEL.BACKBONE.PATH = ""  # local weights file; empty: downloaded by name
@@ -97,6 +99,8 @@ _C.OPTIM.SCHEDULE_UNIT = "epoch"  # epoch | step: how often the rate changes
 _C.OPTIM.STEPSIZE = (-1,)  # epochs; single_step: 0 or less means MAX_EPOCH
 _C.OPTIM.GAMMA = 0.1
 _C.OPTIM.MAX_EPOCH = 10
+_C.OPTIM.ACCUM_STEPS = 0  # passes whose gradients one step adds up; 0: what GLOBAL_BATCH needs, else 1
+_C.OPTIM.GLOBAL_BATCH = 0  # images a step = processes x BATCH_SIZE x ACCUM_STEPS; 0: whatever that is
 _C.OPTIM.WARMUP_EPOCH = -1  # 0 or less: no warm-up
 _C.OPTIM.WARMUP_TYPE = "linear"  # linear | constant
 _C.OPTIM.WARMUP_CONS_LR = 1e-5

@@ -16,8 +16,9 @@ from yacs.config import CfgNode
 
 from dassl.data.cache import cache_in_ram, cpu_count
 from dassl.data.datasets import Datum, build_dataset
-from dassl.data.samplers import build_sampler
+from dassl.data.samplers import RankShare, build_sampler
 from dassl.data.transforms import INTERPOLATION_MODES, build_transform
+from dassl.ranks import current
 from dassl.utils import BrokenImageError, derive_seed, log, read_image
 
 __all__ = ["INTERPOLATION_MODES", "DataManager", "DatasetWrapper", "build_data_loader", "read_image"]
@@ -142,25 +143,33 @@ def build_data_loader(  # noqa: PLR0913 (the family's signature)
     is_train: bool = True,
     dataset_wrapper: type[Dataset] | None = None,
 ) -> DataLoader:
-    """Batches of ``data_source``. A training loader drops an incomplete last batch unless it is the only one."""
+    """Batches of ``data_source``. A training loader drops an incomplete last batch unless it is the only one.
+
+    Of several ranks each has its share of the images. ``batch_size`` is that of one rank.
+    """
     if not data_source:
         raise ValueError(f"the {'training' if is_train else 'evaluation'} data set has no images")
+    ranks = current()
+    whole = ranks.size * batch_size if is_train else batch_size  # of all ranks, as samplers that compose batches see it
     dataset = (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train)
-    batches = -(-len(data_source) // batch_size)
-    workers = min(cfg.DATALOADER.NUM_WORKERS, cpu_count(), batches)
-    return DataLoader(
+    batches = -(-len(data_source) // (ranks.size * batch_size))
+    workers = min(cfg.DATALOADER.NUM_WORKERS, max(1, cpu_count() // ranks.on_this_machine), batches)
+    loader = DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins),
+        sampler=build_sampler(sampler_type, cfg, data_source, whole, n_domain, n_ins),
         num_workers=workers,
         collate_fn=collate_readable,
-        drop_last=is_train and len(data_source) >= batch_size,
+        drop_last=is_train and len(data_source) >= whole,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         # Workers that live on keep their generators, so only a data set that can be re-seeded may have them.
         persistent_workers=workers > 0 and hasattr(dataset, "set_seed"),
         # How often workers draw a base seed depends on their number; the global generator must not notice.
         generator=torch.Generator(),
     )
+    if is_train or ranks.size > 1:
+        loader.batch_sampler.sampler = RankShare(loader.sampler, ranks, batch_size if is_train else None)
+    return loader
 
 
 class DataManager:
@@ -235,11 +244,12 @@ class DataManager:
         return custom
 
     def _loader(self, items: Sequence[Datum], settings: CfgNode, tfm: Any, is_train: bool = True) -> DataLoader:
+        passes = max(1, self.cfg.OPTIM.ACCUM_STEPS) if is_train else 1  # a batch is what one step needs
         return build_data_loader(
             self.cfg,
             settings.SAMPLER,
             items,
-            settings.BATCH_SIZE,
+            settings.BATCH_SIZE * passes,
             settings.get("N_DOMAIN", 0),
             settings.get("N_INS", 2),
             tfm=tfm,

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch.distributed as dist
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from dassl.data.datasets import Datum
+from dassl.ranks import Ranks, current
 
 __all__ = [
     "RandomClassSampler",
     "RandomDomainSampler",
+    "RankShare",
     "SeqDomainSampler",
     "SequentialDistributedSampler",
     "build_sampler",
@@ -124,10 +125,9 @@ class SequentialDistributedSampler(Sampler[int]):
     def __init__(
         self, dataset: Sequence[Any], batch_size: int, rank: int | None = None, num_replicas: int | None = None
     ) -> None:
-        world, own_rank = _world()
-        self.rank = own_rank if rank is None else rank
+        self.rank = current().rank if rank is None else rank
         self.num_items = len(dataset)
-        self.num_samples = math.ceil(self.num_items / batch_size / (num_replicas or world)) * batch_size
+        self.num_samples = math.ceil(self.num_items / batch_size / (num_replicas or current().size)) * batch_size
 
     def __iter__(self) -> Iterator[int]:
         start = self.rank * self.num_samples
@@ -135,6 +135,48 @@ class SequentialDistributedSampler(Sampler[int]):
 
     def __len__(self) -> int:
         return self.num_samples
+
+
+class RankShare(Sampler[int]):
+    """What one rank visits of a sampler's order, which all ranks draw alike, and all at once.
+
+    batch_size: of one rank in training. The order is cut into steps of ``ranks.size * batch_size`` items, and a rank
+    has a block of each; an incomplete last step is left out, unless it is the only one, which is shared out evenly.
+    None in an evaluation: every ``ranks.size``-th item, so that each is visited once.
+    ``first_step``: the steps before it are left out; where an interrupted epoch goes on.
+    """
+
+    def __init__(self, sampler: Sampler[int], ranks: Ranks, batch_size: int | None) -> None:
+        self.sampler, self.ranks, self.batch_size = sampler, ranks, batch_size
+        self.first_step = 0
+        if len(sampler) < ranks.size:
+            raise ValueError(
+                f"{ranks.size} processes cannot share {len(sampler)} images: start fewer with --nproc_per_node"
+            )
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(self.sampler)
+        if self.batch_size is None:
+            return iter(self.ranks.mine(order))
+        step, rank = self.ranks.size * self.batch_size, self.ranks.rank
+        if len(order) < step:
+            start, end = (len(order) * r // self.ranks.size for r in (rank, rank + 1))
+            return iter(order[start:end] if not self.first_step else [])
+        starts = range(self.first_step * step, len(order) - step + 1, step)
+        return (i for start in starts for i in order[start + rank * self.batch_size :][: self.batch_size])
+
+    def set_epoch(self, epoch: int) -> None:
+        """For samplers that draw by it."""
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        """Items of a whole epoch."""
+        total, size, rank = len(self.sampler), self.ranks.size, self.ranks.rank
+        if self.batch_size is None:
+            return len(range(rank, total, size))
+        steps = total // (size * self.batch_size)
+        return steps * self.batch_size if steps else total * (rank + 1) // size - total * rank // size
 
 
 def build_sampler(
@@ -145,19 +187,19 @@ def build_sampler(
     n_domain: int = 0,
     n_ins: int = 16,
 ) -> Sampler[int]:
-    """The sampler of that name; ``ValueError`` for another one. In a single process the distributed ones shuffle
-    (``DistributedSampler``) or visit the items in their order (``SequentialDistributedSampler``)."""
-    world, rank = _world()
-    if sampler_type == "SequentialDistributedSampler" and world == 1:
-        sampler_type = "SequentialSampler"
+    """The sampler of that name; ``ValueError`` for another one.
+
+    It is that of all ranks, which ``RankShare`` shares out: the distributed ones shuffle (``DistributedSampler``) or
+    visit the items in their order (``SequentialDistributedSampler``).
+    """
     builders = {
         "RandomSampler": lambda: RandomSampler(data_source),
         "SequentialSampler": lambda: SequentialSampler(data_source),
         "RandomDomainSampler": lambda: RandomDomainSampler(data_source, batch_size, n_domain),
         "SeqDomainSampler": lambda: SeqDomainSampler(data_source, batch_size),
         "RandomClassSampler": lambda: RandomClassSampler(data_source, batch_size, n_ins),
-        "DistributedSampler": lambda: DistributedSampler(data_source, num_replicas=world, rank=rank),
-        "SequentialDistributedSampler": lambda: SequentialDistributedSampler(data_source, batch_size),
+        "DistributedSampler": lambda: DistributedSampler(data_source, num_replicas=1, rank=0),
+        "SequentialDistributedSampler": lambda: SequentialSampler(data_source),
     }
     if sampler_type not in builders:
         raise ValueError(f"Unknown sampler type: {sampler_type}; known: {', '.join(builders)}")
@@ -169,9 +211,3 @@ def _group_indices(keys: Any) -> dict[int, list[int]]:
     for index, key in enumerate(keys):
         groups.setdefault(key, []).append(index)
     return groups
-
-
-def _world() -> tuple[int, int]:
-    """Number of processes and the rank of this one."""
-    started = dist.is_available() and dist.is_initialized()
-    return (dist.get_world_size(), dist.get_rank()) if started else (1, 0)

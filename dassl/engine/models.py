@@ -2,6 +2,7 @@
 
 import os
 from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 
 from dassl.checkpoints import BEST, LAST, check_state, copy_file, find_checkpoint, newest_state, restore
 from dassl.optim.lr_scheduler import EpochScheduler
+from dassl.ranks import current
 from dassl.utils import load_checkpoint, log, mkdir_if_missing, reading, save_checkpoint, save_torch, tolist_if_not
 
 __all__ = ["TrainerBase"]
@@ -23,6 +25,7 @@ class TrainerBase:
         self._optims: OrderedDict[str, Optimizer | None] = OrderedDict()
         self._scheds: OrderedDict[str, EpochScheduler | None] = OrderedDict()
         self._writer: Any = None
+        self.ranks = current()
         self.output_dir = ""
         self.start_epoch = self.max_epoch = 0
         self.epoch = 0  # index of the running epoch
@@ -134,12 +137,15 @@ class TrainerBase:
     ) -> None:
         """Write ``<directory>/<name>/model.pth.tar-<epoch + 1>``, or ``model_name``, for every registered model."""
         for name in self.get_model_names():
-            state = self._checkpoint(name, epoch, val_result)
-            save_checkpoint(state, os.path.join(directory, name), is_best=is_best, model_name=model_name)
+            state, folder = self._checkpoint(name, epoch, val_result), os.path.join(directory, name)
+            self.ranks.on_first(partial(save_checkpoint, state, folder, is_best=is_best, model_name=model_name))
 
     def keep_resumable(self) -> None:
         """Save the state after an epoch, so that an interrupted run can go on from there; after the last epoch
         its checkpoint is enough."""
+        self.ranks.on_first(self._keep_resumable)
+
+    def _keep_resumable(self) -> None:
         for name in self.get_model_names():
             folder = os.path.join(self.output_dir, name)
             last = os.path.join(folder, LAST)
@@ -162,24 +168,36 @@ class TrainerBase:
 
     def resume_model_if_exist(self, directory: str) -> int:
         """Restore all models from the newest state in ``directory``; returns the epoch to start from, 0 without one."""
-        if not self.holds_state(directory):
+        states = self.ranks.on_first(lambda: self._read_states(directory))
+        if not states:
             log.info("No checkpoint found, train from scratch")
             return 0
+        epochs = {}
+        with self.ranks.together():
+            for name, (path, checkpoint) in states.items():
+                optim, sched = self._optims[name], self._scheds[name]
+                epochs[name] = restore(checkpoint, self._models[name], optim, sched, path)
+                with reading(path, "the state of a run", "start in a new folder"):
+                    self.load_run_state(checkpoint)
+            if len(set(epochs.values())) > 1:
+                what = f'the models in "{directory}" are not of the same epoch: {epochs}'
+                raise ValueError(f"{what}; start in a new folder")
+        return min(epochs.values())
+
+    def _read_states(self, directory: str) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Path and content of the newest state of every model; {} if there is none."""
+        if not self.holds_state(directory):
+            return {}
         self.check_resumable(directory)
         log.info(f"Found checkpoint at {directory} (will resume training)")
-        epochs = {}
-        for name, model in self._models.items():
+        states = {}
+        for name in self.get_model_names():
             path = newest_state(os.path.join(directory, name))
             log.info(f'Loading checkpoint from "{path}"')
             checkpoint = load_checkpoint(path)
-            optim, sched = self._optims[name], self._scheds[name]
-            check_state(checkpoint, path, self.max_epoch, optimizer=optim, scheduler=sched)
-            epochs[name] = restore(checkpoint, model, optim, sched, path)
-            with reading(path, "the state of a run", "start in a new folder"):
-                self.load_run_state(checkpoint)
-        if len(set(epochs.values())) > 1:
-            raise ValueError(f'the models in "{directory}" are not of the same epoch: {epochs}; start in a new folder')
-        return min(epochs.values())
+            check_state(checkpoint, path, self.max_epoch, optimizer=self._optims[name], scheduler=self._scheds[name])
+            states[name] = path, checkpoint
+        return states
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load weights for evaluation from ``<directory>/<name>/``: of ``epoch``, else the best, else the newest."""
@@ -200,7 +218,7 @@ class TrainerBase:
     # TensorBoard ------------------------------------------------------------------------------------------------------
 
     def init_writer(self, log_dir: str) -> None:
-        if self._writer is None:
+        if self._writer is None and self.ranks.is_first:
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
 
             mkdir_if_missing(log_dir)

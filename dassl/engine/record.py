@@ -15,6 +15,7 @@ from yacs.config import CfgNode
 
 from dassl.config import flatten_cfg, read_yaml
 from dassl.data.datasets import DatasetBase, fewshot_hash
+from dassl.ranks import current
 from dassl.utils import atomic_write, read_json, write_json
 
 __all__ = ["RunRecord", "recorded_config"]
@@ -26,6 +27,7 @@ _HARMLESS = (
     "DATALOADER.NUM_WORKERS",
     "DATALOADER.TEST.",
     "DATASET.ROOT",
+    "MODEL.SHARD_CLASSES",
     "MODEL.TEXT_MEMORY_GB",
     "OUTPUT_DIR",
     "RESUME",
@@ -39,6 +41,8 @@ _HARMLESS = (
     "VERBOSE",
     "VERSION",
 )
+# What makes the number of images in a step.
+_BATCH = ("DATALOADER.TRAIN_X.BATCH_SIZE", "NUM_RANKS", "OPTIM.ACCUM_STEPS", "OPTIM.GLOBAL_BATCH")
 
 
 def _is_harmless(key: str) -> bool:
@@ -59,6 +63,12 @@ def recorded_config(directory: str) -> dict[str, Any]:
     return leaves
 
 
+def images_a_step(leaves: dict[str, Any]) -> int | None:
+    """Of all processes of a recorded run; None if its record does not tell."""
+    size, ranks, passes, total = (leaves.get(key, default) for key, default in zip(_BATCH, (None, 1, 0, 0)))
+    return total or (size and ranks * size * (passes or 1))
+
+
 class RunRecord:
     """The history and results of one run.
 
@@ -69,7 +79,7 @@ class RunRecord:
     def __init__(self, cfg: CfgNode, run_seed: int) -> None:
         self.cfg = cfg.clone()
         self.cfg.defrost()
-        self.cfg.SEED = run_seed
+        self.cfg.SEED, self.cfg.NUM_RANKS = run_seed, current().size
         self.history: list[dict[str, Any]] = []
         self.results: dict[str, dict[str, Any]] = {}
         self.test_seconds = 0.0
@@ -96,7 +106,7 @@ class RunRecord:
         if not isinstance(metrics, dict):
             raise ValueError(f'"{path}" is not the record of a run; remove it, or choose another folder')
         is_finished = metrics.get("status") == "finished"
-        differences = self._differences(directory, but=("TEST.NO_TEST", "TEST.SPLIT") if is_finished else ())
+        differences = self._differences(directory, ("TEST.NO_TEST", "TEST.SPLIT") if is_finished else (), is_evaluation)
         was_evaluation, loaded = metrics.get("eval_only", False), metrics.get("model_dir", "")
         if is_evaluation and not was_evaluation:
             differences.append("  a training run there, an evaluation now")
@@ -108,13 +118,19 @@ class RunRecord:
             differences.append(f"  evaluated epoch: {metrics['epoch']} there, {epoch} now")
         self._refuse(directory, differences)
 
-    def _differences(self, directory: str, but: Sequence[str] = ()) -> list[str]:
-        """A line for each option with another value than in ``directory``; of the harmless ones only those in but."""
+    def _differences(self, directory: str, but: Sequence[str] = (), evaluates: bool = False) -> list[str]:
+        """A line for each option with another value than in ``directory``; of the harmless ones only those in but.
+
+        How a step's images are shared out among processes and passes is harmless, their number in a training is not.
+        """
         old, new = recorded_config(directory), flatten_cfg(yaml.safe_load(self.cfg.dump()))
-        return [
+        there, now = images_a_step(old), images_a_step(new)
+        lines = [] if evaluates or there in (None, now) else [f"  images a step: {there} there, {now} now"]
+        return lines + [
             f"  {key}: {old[key]} there, {new[key]} now"
             for key in sorted(old.keys() & new.keys())
-            if old[key] != new[key] and (key in (*but, *self._selecting()) or not _is_harmless(key))
+            if old[key] != new[key]
+            and (lines if key in _BATCH else key in (*but, *self._selecting()) or not _is_harmless(key))
         ]
 
     def _selecting(self) -> tuple[str, ...]:
@@ -152,6 +168,7 @@ class RunRecord:
             "seed": cfg.SEED,
             "num_shots": cfg.DATASET.NUM_SHOTS,
             "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
+            "world_size": cfg.NUM_RANKS,
             **facts,
             "results": self.results,
             "history": self.history,

@@ -11,6 +11,7 @@ train
 """
 
 import datetime
+import hashlib
 import os
 import random
 import time
@@ -23,7 +24,7 @@ from yacs.config import CfgNode
 
 from dassl.checkpoints import BEST, LAST
 from dassl.compat import left_out
-from dassl.config import check_values
+from dassl.config import check_values, solve_batch
 from dassl.data import DataManager
 from dassl.engine.models import TrainerBase
 from dassl.engine.progress import Progress
@@ -44,29 +45,51 @@ class TrainerX(TrainerBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
+        self.run_seed = self.ranks.on_first(lambda: _run_seed(cfg))
+        with self.ranks.together():
+            self._build(cfg)
+        if self.ranks.size > 1:
+            self.ranks.check_same(self._data_facts())
+
+    def _build(self, cfg: CfgNode) -> None:
         check_values(cfg)
         if cfg.RESUME and not os.path.isdir(cfg.RESUME):
             raise FileNotFoundError(f'RESUME: there is no folder "{cfg.RESUME}" to go on from')
         self.check_cfg(cfg)
+        self.cfg = solve_batch(cfg, self.ranks.size)
+        self.check_shares()
         self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
         self.output_dir = cfg.OUTPUT_DIR
-        self.cfg = cfg
         self.scaler: Any = None
         self.is_training = False  # False as well after train(), and in an evaluation-only run
         self.has_trained = False
         self.best_result = -float("inf")
-        self.run_seed = _run_seed(cfg)
         self.record = RunRecord(cfg, self.run_seed)
         set_random_seed(self.run_seed)
         self.build_data_loader()
         self.build_model()
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
 
+    def _data_facts(self) -> dict[str, Any]:
+        """What tells whether all ranks have read the same data."""
+        loaders = {"training": self.train_loader_x, "validation": self.val_loader, "test": self.test_loader}
+        sizes = {f"the number of {name} images": loader and len(loader.dataset) for name, loader in loaders.items()}
+        names = "\n".join(self.lab2cname.values()).encode()
+        return {**sizes, "the class names (a checksum)": hashlib.sha256(names).hexdigest()[:16]}
+
     # What a method defines --------------------------------------------------------------------------------------------
 
     def check_cfg(self, cfg: CfgNode) -> None:
         """Raise ``ValueError`` for settings that contradict each other. Runs first; ``self.cfg`` is not set yet."""
+
+    def check_shares(self) -> None:
+        """Raise ``ValueError`` where a step is shared out among processes or passes, unless ``forward_backward`` makes
+        one step of all of them."""
+        if self.ranks.size * self.cfg.OPTIM.ACCUM_STEPS > 1:
+            raise ValueError(
+                f"{type(self).__name__} makes its steps in one process and pass, and averages no gradients"
+            )
 
     def build_data_manager(self) -> DataManager:
         return DataManager(self.cfg)
@@ -126,12 +149,13 @@ class TrainerX(TrainerBase):
     def before_train(self) -> None:
         self._check_selection()
         self.is_training = self.has_trained = True
-        source = self.output_dir if self.holds_state(self.output_dir) else self.cfg.RESUME or self.output_dir
+        is_here = self.ranks.on_first(lambda: self.holds_state(self.output_dir))
+        source = self.output_dir if is_here else self.cfg.RESUME or self.output_dir
         self.start_epoch = self.resume_model_if_exist(source)
-        self.take_best(source)
+        self.ranks.on_first(lambda: self.take_best(source))
         if not self.start_epoch and os.path.abspath(source) != os.path.abspath(self.output_dir):
             raise FileNotFoundError(f'RESUME: the folder "{source}" holds no checkpoint to go on from')
-        self.record.write_config()
+        self.ranks.on_first(self.record.write_config)
         if dm := getattr(self, "dm", None):
             dm.cache_images()
         self.init_writer(os.path.join(self.output_dir, "tensorboard"))
@@ -153,7 +177,7 @@ class TrainerX(TrainerBase):
         self.set_model_mode("train")
         self.num_batches = len(self.train_loader_x)
         lr, started, progress = self.get_current_lr(), time.time(), Progress()
-        bar = tqdm(self.train_loader_x, desc=f"epoch {self.epoch + 1}/{self.max_epoch}", leave=False, disable=None)
+        bar = self._bar(self.train_loader_x, f"epoch {self.epoch + 1}/{self.max_epoch}")
         for self.batch_idx, batch in enumerate(progress.timed(bar)):
             progress.update(self.forward_backward(batch))
             frequency = self.cfg.TRAIN.PRINT_FREQ
@@ -301,14 +325,18 @@ class TrainerX(TrainerBase):
 
     def _evaluate_batches(self, loader: Any) -> None:
         evaluated = 0
-        for batch in tqdm(loader, desc="evaluate", leave=False, disable=None):
+        for batch in self._bar(loader, "evaluate"):
             if batch is None:  # every image of it was unreadable
                 continue
             images, labels = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(images), labels)
             evaluated += len(labels)
+        self.evaluator.gather(self.ranks)
         if self.cfg.DATALOADER.SKIP_BROKEN:
-            log.info(f"Unreadable images left out: {len(loader.dataset) - evaluated}")
+            log.info(f"Unreadable images left out: {len(loader.dataset) - sum(self.ranks.gather(evaluated))}")
+
+    def _bar(self, loader: Any, title: str) -> tqdm:
+        return tqdm(loader, desc=title, leave=False, disable=None if self.ranks.is_first else True)
 
     def _write_metrics(self) -> None:
         params = (param for model in self._models.values() for param in model.parameters())
@@ -321,8 +349,12 @@ class TrainerX(TrainerBase):
             "model_dir": self.model_dir,
             **(self.record.data_facts(self.dm.dataset) if hasattr(self, "dm") else {}),
             "trainable_parameters": sum(param.numel() for param in params if param.requires_grad),
+            "global_batch": self.cfg.OPTIM.GLOBAL_BATCH,
             "status": "running" if self.is_training else "finished",
         }
+        self.ranks.on_first(lambda: self._write_record(facts))
+
+    def _write_record(self, facts: dict[str, Any]) -> None:
         self.record.write_metrics(facts, self.device)
         if not self.has_trained and not recorded_config(self.output_dir):
             self.record.write_config()

@@ -9,6 +9,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from dassl.evaluation.build import EVALUATOR_REGISTRY
+from dassl.ranks import Ranks, current
 from dassl.utils import log, save_torch
 
 __all__ = ["Classification", "EvaluatorBase"]
@@ -29,6 +30,11 @@ class EvaluatorBase:
 
     def process(self, mo: Tensor, gt: Tensor) -> None:
         raise NotImplementedError
+
+    def gather(self, ranks: Ranks) -> None:
+        """Take in what the other processes of the run have processed, each image once."""
+        if ranks.size > 1:
+            raise NotImplementedError(f"{type(self).__name__} does not gather the results of several processes")
 
     def evaluate(self) -> "OrderedDict[str, float]":
         raise NotImplementedError
@@ -56,6 +62,14 @@ class Classification(EvaluatorBase):
         self._y_pred.append(mo.detach().argmax(dim=1))
         self._y_true.append(gt.detach())
         self._total += gt.shape[0]
+
+    def gather(self, ranks: Ranks) -> None:
+        if ranks.size == 1:
+            return
+        mine = [torch.cat(parts).cpu() if parts else None for parts in (self._y_true, self._y_pred)]
+        found = [pair for pair in ranks.gather(mine) if pair[0] is not None]
+        self._y_true, self._y_pred = [true for true, _ in found], [predicted for _, predicted in found]
+        self._total = sum(len(true) for true in self._y_true)
 
     def evaluate(self) -> "OrderedDict[str, float]":
         """``accuracy``, ``error_rate``, ``macro_f1`` (over the labels in the ground truth), and ``perclass_accuracy``
@@ -120,5 +134,6 @@ class Classification(EvaluatorBase):
         seen = counts.sum(0) + counts.sum(1) > 0
         counts = counts[seen][:, seen]
         path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
-        save_torch(counts / counts.sum(1, keepdim=True).clamp(min=1), path)
+        matrix = counts / counts.sum(1, keepdim=True).clamp(min=1)
+        current().on_first(lambda: save_torch(matrix, path))
         log.info(f"Confusion matrix is saved to {path}")

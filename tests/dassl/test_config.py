@@ -6,7 +6,15 @@ import yaml
 
 import dassl
 from dassl.compat import UNREAD
-from dassl.config import clean_cfg, flatten_cfg, get_cfg_default, load_yaml, merge_from_file, merge_from_list
+from dassl.config import (
+    clean_cfg,
+    flatten_cfg,
+    get_cfg_default,
+    load_yaml,
+    merge_from_file,
+    merge_from_list,
+    solve_batch,
+)
 
 
 def test_defaults_are_a_fresh_copy_and_survive_a_dump():
@@ -200,3 +208,32 @@ def test_every_leaf_is_read_or_kept_for_other_code_only():
     leaves = flatten_cfg(get_cfg_default())
     unread = {key for key in leaves if key.rpartition(".")[2] not in words}
     assert unread | {"MODEL.HEAD.NAME"} == UNREAD.keys()  # the word NAME is read, but of other sections
+
+
+@pytest.mark.parametrize(
+    ("ranks", "given", "solved"),
+    [
+        (1, (32, 0, 0), (32, 1, 32)),
+        (2, (32, 0, 0), (32, 1, 64)),
+        (2, (32, 4, 0), (32, 4, 256)),
+        (2, (32, 0, 256), (32, 4, 256)),
+        (2, (0, 0, 256), (128, 1, 256)),
+        (2, (0, 4, 256), (32, 4, 256)),
+        (2, (32, 4, 256), (32, 4, 256)),
+        (3, (32, 0, 256), "has no solution"),
+        (2, (32, 2, 256), r"256 = processes \(2\) x BATCH_SIZE \(32\) x ACCUM_STEPS \(2\)"),
+        (2, (32, 0, 32), "number of processes"),
+        (1, (0, 0, 0), "BATCH_SIZE must be at least 1, but is 0"),
+        (1, (8, -1, 0), "0 or more, but are -1 and 0"),
+    ],
+)
+def test_the_images_of_a_step_are_solved_for(ranks, given, solved):
+    cfg = get_cfg_default()
+    cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.OPTIM.ACCUM_STEPS, cfg.OPTIM.GLOBAL_BATCH = given
+    if isinstance(solved, str):
+        with pytest.raises(ValueError, match=solved):
+            solve_batch(cfg, ranks)
+        return
+    found = solve_batch(cfg, ranks)
+    assert solved == (found.DATALOADER.TRAIN_X.BATCH_SIZE, found.OPTIM.ACCUM_STEPS, found.OPTIM.GLOBAL_BATCH)
+    assert solve_batch(found, ranks) == found and given[2] == cfg.OPTIM.GLOBAL_BATCH

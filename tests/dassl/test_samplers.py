@@ -5,7 +5,8 @@ import pytest
 import torch.distributed as dist
 
 from dassl.data.datasets import Datum
-from dassl.data.samplers import SequentialDistributedSampler, build_sampler
+from dassl.data.samplers import RankShare, SequentialDistributedSampler, build_sampler
+from dassl.ranks import Ranks
 
 
 def items(labels: list[int] | None = None, domains: list[int] | None = None) -> list[Datum]:
@@ -64,3 +65,28 @@ def test_distributed_names_work_in_a_single_process():
 def test_unknown_sampler():
     with pytest.raises(ValueError, match="Unknown sampler type: Best"):
         build_sampler("Best", data_source=items(labels=[0]))
+
+
+@pytest.mark.parametrize(("count", "size", "batch"), [(24, 1, 5), (24, 2, 6), (25, 3, 4), (7, 2, 6), (8, 3, 5)])
+@pytest.mark.parametrize("first", [0, 1])
+def test_ranks_share_the_order_of_one(count, size, batch, first):
+    """Of every step each has a block; an incomplete one is left out, unless it is the only one."""
+    shares = [RankShare(range(count), Ranks(size, rank), batch) for rank in range(size)]
+    for share in shares:
+        share.first_step = first
+    visited = [list(share) for share in shares]
+    whole = count // (size * batch) or 1
+    steps = [[share[k * batch : (k + 1) * batch] for share in visited] for k in range(whole - first)]
+    expected = list(range(count))[: whole * size * batch][first * size * batch :]
+    assert [index for step in steps for block in step for index in block] == expected
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert first or [len(share) for share in shares] == [len(items) for items in visited]
+
+
+@pytest.mark.parametrize(("count", "size"), [(10, 3), (12, 4), (5, 5)])
+def test_ranks_evaluate_each_image_once(count, size):
+    visited = [list(RankShare(range(count), Ranks(size, rank), None)) for rank in range(size)]
+    assert sorted(index for share in visited for index in share) == list(range(count))
+    assert [len(RankShare(range(count), Ranks(size, rank), None)) for rank in range(size)] == [*map(len, visited)]
+    with pytest.raises(ValueError, match="cannot share"):
+        RankShare(range(size - 1), Ranks(size), None)
