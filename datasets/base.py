@@ -1,13 +1,13 @@
 """What all readers share: finding the files, few-shot picks, base/new classes, and notes on what was found."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from yacs.config import CfgNode
 
-from dassl.data.datasets import DatasetBase, Datum
+from dassl.data.datasets import DatasetBase, Datum, Table
 from dassl.utils import read_text
 
 from .checks import check_labels, describe, note_duplicate_names, note_short_classes
@@ -30,7 +30,7 @@ class ImageDataset(DatasetBase):
             raise ValueError(f"DATASET.TEMPLATE {self.template!r} has no {{}} where the class name belongs")
         check_labels(split, f"{type(self).__name__} in {image_dir}")
         note_duplicate_names(split.train)
-        lists = [[self._datum(item) for item in items] for items in split]
+        lists = [self._data(items) for items in split]
         if split.val is split.test:
             lists[1] = lists[2]
         train, val, test = lists if self.test_only else self._subsample(lists, cfg.DATASET.SUBSAMPLE_CLASSES)
@@ -57,10 +57,13 @@ class ImageDataset(DatasetBase):
             val = self.generate_fewshot_dataset(split.val, num_shots=shots) if split.val else []
         return train, val
 
+    def _data(self, items: Sequence[Item]) -> Sequence[Datum]:
+        return items.map(self._datum) if isinstance(items, Table) else [self._datum(item) for item in items]
+
     def _datum(self, item: Item) -> Datum:
         return Datum(os.path.join(self.image_dir, item.path), label=item.label, classname=item.classname)
 
-    def _subsample(self, lists: list[list[Datum]], subsample: str) -> list[list[Datum]]:
+    def _subsample(self, lists: list[Sequence[Datum]], subsample: str) -> list[Sequence[Datum]]:
         train, val, test = lists
         if val is test:
             train, test = self.subsample_classes(train, test, subsample=subsample)

@@ -1,9 +1,10 @@
 """Checks of what was found on disk: errors for what cannot work, notes on what one should know."""
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+
+from dassl.data.datasets import class_sizes, one_per_class
 
 from .splits import Item, Split
 
@@ -29,7 +30,7 @@ def check_labels(split: Split, source: str) -> None:
     if not split.train or not split.test:
         raise ValueError(f"{source}: no {'test' if split.train else 'training'} images")
     names: dict[int, set[str]] = {}
-    for item in split.train:
+    for item in one_per_class(split.train):
         names.setdefault(item.label, set()).add(item.classname)
     for label, several in names.items():
         if len(several) > 1:
@@ -39,27 +40,27 @@ def check_labels(split: Split, source: str) -> None:
     if gaps := sorted(set(range(len(names))) - names.keys()):
         found = f"labels must be 0 to the number of classes - 1, and are {min(names)} to {max(names)}"
         raise ValueError(f"{source}: no training images of label {first(gaps)}; {found}")
-    strays = sorted({item.classname for items in split[1:] for item in items if item.label not in names})
+    strays = sorted({item.classname for items in split[1:] for item in one_per_class(items) if item.label not in names})
     if strays:
         raise ValueError(
             f"{source}: val or test images, but no training image, of {len(strays)} classes: {first(strays)}"
         )
 
 
-def note_duplicate_names(items: list[Item]) -> None:
+def note_duplicate_names(items: Sequence[Item]) -> None:
     """Tell which class names several labels share; they are kept."""
     labels: dict[str, list[int]] = {}
-    for label, name in sorted({(item.label, item.classname) for item in items}):
+    for label, name in sorted({(item.label, item.classname) for item in one_per_class(items)}):
         labels.setdefault(name, []).append(label)
     shared = [f"{name} (labels {', '.join(map(str, at))})" for name, at in labels.items() if len(at) > 1]
     if shared:
         print(f"Note: class names that stand for several classes are kept: {'; '.join(shared)}")
 
 
-def note_short_classes(items: list[Item], num_shots: int) -> None:
+def note_short_classes(items: Sequence[Item], num_shots: int) -> None:
     """Tell which classes have fewer images than shots; all their images are taken."""
-    counts = Counter(item.label for item in items)
-    names = {item.label: item.classname for item in items}
+    counts = class_sizes(items)
+    names = {item.label: item.classname for item in one_per_class(items)}
     short = [f"{names[label]} ({count})" for label, count in sorted(counts.items()) if count < num_shots]
     if short:
         print(

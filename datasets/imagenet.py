@@ -1,54 +1,73 @@
 """ImageNet (ILSVRC 2012), and what its relatives share: folders named by WordNet id, and CLIP's class names."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dassl.data.datasets import DATASET_REGISTRY
+from yacs.config import CfgNode
+
+from dassl.data.datasets import DATASET_REGISTRY, Table
 from dassl.utils import read_text
 
 from .base import Benchmark
 from .checks import describe, first
 from .fewshot import fingerprint, rows_hash
-from .splits import Split, class_folders, folder_items, list_images
+from .index import ClassFolders
+from .shards import Shards
+from .splits import Item, Split, class_folders, folder_items, hold_out, list_images
 from .templates import imagenet_templates_select
 
 CLIP_NAMES_SHA256 = "571ae1c583b4be7da87519494c52bf405a46af05d5815627c7a0dee997068b60"
 
 
 class WordNetFolders(Benchmark):
-    """Train and val folders of class folders; val serves as val and as test and is never few-shot sampled.
+    """Train and val folders of class folders; val serves as test, and as val unless ``DATASET.HELD_OUT`` makes one.
 
     Images are taken in sorted order, so that few-shot picks are the same on every file system; the original
-    code takes them as the file system lists them.
+    code takes them as the file system lists them. Val is never few-shot sampled.
     """
 
     train_dir = "train"
     val_dir = "val"
 
+    def __init__(self, cfg: CfgNode) -> None:
+        self.held_out, self.skip_broken = cfg.DATASET.HELD_OUT, cfg.DATALOADER.SKIP_BROKEN
+        super().__init__(cfg)
+
     def load(self, num_shots: int, seed: int) -> Split:
-        train, val = self.image_dir / self.train_dir, self.image_dir / self.val_dir
-        folders = self._class_folders(train)
-        check_same_folders(train, folders, val, self._class_folders(val))
-        classnames = names_of(folders, self.read_classnames(), self.dataset_dir)
-        test = folder_items(self.image_dir, self.val_dir, folders, classnames)
+        train, test = (self.folders(self.image_dir / part) for part in (self.train_dir, self.val_dir))
+        check_same_folders(train.where, train.classes, test.where, test.classes)
+        names = self.names_of(train)
+        source = rows_hash([], train.source, names)
+        return self.split(lambda: train.items(names), test.items(names), num_shots, seed, source)
 
-        def read_train() -> Split:
-            return Split(folder_items(self.image_dir, self.train_dir, folders, classnames), [], [])
+    def split(
+        self, read: Callable[[], Table[Item]], test: Table[Item], num_shots: int, seed: int, source: str
+    ) -> Split:
+        """The three lists, of ``read()`` the training images; picks do not depend on whether images are held out.
 
-        if num_shots < 1:
-            return Split(read_train().train, test, test)
-        # A folder's time changes when an image comes or goes: reading a million names is left to the first run.
-        times = [(train / folder).stat().st_mtime_ns for folder in folders]
-        picks = self.keep_fewshot(read_train, num_shots, seed, rows_hash([], folders, classnames, times))
-        return Split(picks[0], test, test)
+        source: fingerprint of the training images, which need not be read if few-shot picks were kept.
+        """
+        picks: Sequence[Item] = ()
+        if num_shots >= 1:
+            picks, _ = self.keep_fewshot(lambda: Split(read(), [], []), num_shots, seed, source)
+        if self.held_out < 1:
+            return Split(picks or read(), test, test)
+        rest, val = hold_out(read(), self.held_out, seed, picks)
+        return Split(picks or rest, val, test)
+
+    def names_of(self, images: ClassFolders | Shards) -> list[str]:
+        """Class names by label."""
+        return names_of(images.classes, self.read_classnames(), self.dataset_dir)
 
     def read_classnames(self) -> dict[str, str]:
         """Name of each WordNet id."""
         return read_classnames(self.dataset_dir)
 
-    def _class_folders(self, folder: Path) -> list[str]:
-        folders = class_folders(self._find(folder.parent, (folder.name,)))
-        if folders:
-            return folders
+    def folders(self, folder: Path) -> ClassFolders:
+        """The class folders in a folder, which must be there."""
+        classes = class_folders(self._find(folder.parent, (folder.name,)))
+        if classes:
+            return ClassFolders(self.dataset_dir, self.image_dir, folder.name, classes)
         if list_images(folder):
             raise ValueError(
                 f"{folder} holds images but no class folders, as ImageNet's val archive unpacks. "
@@ -127,7 +146,7 @@ def check_same_folders(train_dir: Path, train: list[str], val_dir: Path, val: li
     only_train, only_val = sorted(set(train) - set(val)), sorted(set(val) - set(train))
     if only_train or only_val:
         raise ValueError(
-            f"{train_dir} ({len(train)} classes) and {val_dir} ({len(val)}) must have the same class folders; "
+            f"{train_dir} ({len(train)} classes) and {val_dir} ({len(val)}) must have the same classes; "
             f"only in {train_dir.name}: {first(only_train) or 'none'}; "
             f"only in {val_dir.name}: {first(only_val) or 'none'}"
         )

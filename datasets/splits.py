@@ -3,10 +3,11 @@
 import os
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from dassl.data.datasets import Table, Without, class_sizes
 from dassl.utils import read_json, reading
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -24,9 +25,9 @@ class Item(NamedTuple):
 class Split(NamedTuple):
     """The three lists of a data set."""
 
-    train: list[Item]
-    val: list[Item]
-    test: list[Item]
+    train: Sequence[Item]
+    val: Sequence[Item]
+    test: Sequence[Item]
 
 
 def read_split(path: Path) -> Split:
@@ -110,3 +111,20 @@ def hold_out_val(train: list[Item], test: list[Item], seed: int = SPLIT_SEED) ->
         split.val.extend(group[:n_val])
         split.train.extend(group[n_val:])
     return split
+
+
+def hold_out(train: Table[Item], count: int, seed: int, picked: Iterable[Item] = ()) -> tuple[Table[Item], Table[Item]]:
+    """``train`` without ``count`` images of each class, and these: drawn by ``seed``, none of them ``picked``.
+
+    A class keeps at least half of its images.
+    """
+    rng, taken = random.Random(max(seed, 0)), {item.path for item in picked}
+    shots = class_sizes(picked)
+    rest, held = [], []
+    for label, rows in train.groups:
+        drawn = rng.sample(range(len(rows)), min(len(rows), count + shots[label]))
+        free = [at for at in drawn if not taken or train.make(rows[at], label).path not in taken]
+        out = sorted(free[: min(count, len(rows) // 2)])
+        rest.append((label, Without(rows, out)))
+        held.append((label, [rows[at] for at in out]))
+    return Table(rest, train.make), Table(held, train.make)

@@ -49,6 +49,7 @@ _C.DATASET.CLASSNAMES = ""  # file that maps folders or labels to class names
 _C.DATASET.TEMPLATE = ""  # e.g. "a photo of a {}."; empty: the data set's own
 _C.DATASET.SUBSAMPLE_CLASSES = "all"  # all | base | new
 _C.DATASET.NUM_SHOTS = -1  # training images per class; below 1: all of them
+_C.DATASET.HELD_OUT = 0  # training images of each class that serve as val where val would be the test images
 _C.DATASET.SOURCE_DOMAINS = ()
 _C.DATASET.TARGET_DOMAINS = ()
 

@@ -4,6 +4,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
 
     def _load(self, idx: int) -> tuple[int, Image.Image] | None:
         """The image and its index, or those of the next readable one."""
-        for candidate in [*range(idx, len(self)), *range(idx)]:
+        for candidate in chain(range(idx, len(self)), range(idx)):
             try:
                 return candidate, self.data_source[candidate].load()
             except BrokenImageError as error:

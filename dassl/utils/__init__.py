@@ -10,13 +10,14 @@ from dassl.compat import (
     open_all_layers,
     open_specified_layers,
 )
-from dassl.utils.lock import sole_user_of
+from dassl.utils.lock import sole_user_of, taking_turns
 from dassl.utils.logger import Logger, log, setup_logger
 from dassl.utils.registry import Registry, UnknownNameError, check_availability, get_most_similar_str_to_a_from_b
 from dassl.utils.tools import (
     BrokenImageError,
     atomic_write,
     collect_env_info,
+    decode_image,
     derive_seed,
     download_url,
     exit_status,
@@ -45,6 +46,7 @@ __all__ = [
     "check_isfile",
     "collect_env_info",
     "count_num_param",
+    "decode_image",
     "derive_seed",
     "download_url",
     "exit_status",
@@ -71,6 +73,7 @@ __all__ = [
     "setup_logger",
     "sha256_of",
     "sole_user_of",
+    "taking_turns",
     "tolist_if_not",
     "write_json",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from dassl.utils.logger import log
 
-__all__ = ["sole_user_of"]
+__all__ = ["sole_user_of", "taking_turns"]
 
 LOCK_SECONDS = 15
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -30,6 +30,32 @@ def sole_user_of(folder: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_UN)  # for data loaders that live on, too
         os.close(handle)
+
+
+@contextlib.contextmanager
+def taking_turns(folder: str, what: str) -> Iterator[None]:
+    """Hold a lock on ``folder`` that other processes wait for, however long; they say that they wait for ``what``.
+
+    Where the file system has no locks, all work at once, so they must write the same, and atomically. Who holds it must
+    not ask for it again.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        _wait(handle, folder, what)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _wait(handle: int, folder: str, what: str) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.info(f"Waiting for {what} in {folder}, which another process is at work on")
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
 
 
 def _lock(handle: int, folder: str) -> None:

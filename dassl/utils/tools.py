@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 import os
 import platform
@@ -23,6 +24,7 @@ __all__ = [
     "BrokenImageError",
     "atomic_write",
     "collect_env_info",
+    "decode_image",
     "derive_seed",
     "download_url",
     "exit_status",
@@ -152,12 +154,24 @@ class BrokenImageError(ValueError):
 def read_image(path: str) -> Image.Image:
     """An image file as RGB. ``FileNotFoundError``, or ``BrokenImageError`` if it is truncated or no image."""
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
+        return _decode(path, path)
     except FileNotFoundError:
         raise FileNotFoundError(f'No image at "{path}"') from None
+
+
+def decode_image(content: bytes, name: str) -> Image.Image:
+    """An image in memory as RGB; ``BrokenImageError`` that says ``name`` if it is truncated or no image."""
+    return _decode(io.BytesIO(content), name)
+
+
+def _decode(source: str | IO[bytes], name: str) -> Image.Image:
+    try:
+        with Image.open(source) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BrokenImageError(f'Cannot read the image "{path}": {error}') from error
+        raise BrokenImageError(f'Cannot read the image "{name}": {error}') from error
 
 
 def set_random_seed(seed: int) -> None:

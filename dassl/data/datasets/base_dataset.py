@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from PIL import Image
 
+from dassl.data.datasets.table import Table, one_per_class
 from dassl.utils import log, read_image
 
 __all__ = ["DatasetBase", "Datum", "check_classnames", "fewshot_hash"]
@@ -144,20 +145,22 @@ class DatasetBase:
     @staticmethod
     def get_num_classes(data_source: Iterable[Datum]) -> int:
         """Largest label + 1."""
-        return max((item.label for item in data_source), default=-1) + 1
+        return max((item.label for item in one_per_class(data_source)), default=-1) + 1
 
     @staticmethod
     def get_lab2cname(data_source: Iterable[Datum]) -> tuple[dict[int, str], list[str]]:
         """Class name by label, and the names ordered by label. The first name of a label counts."""
         names: dict[int, str] = {}
-        for item in data_source:
+        for item in one_per_class(data_source):
             names.setdefault(item.label, item.classname)
         names = dict(sorted(names.items()))
         return names, list(names.values())
 
     @staticmethod
-    def split_dataset_by_label(data_source: Iterable[Datum]) -> dict[int, list[Datum]]:
+    def split_dataset_by_label(data_source: Iterable[Datum]) -> dict[int, Sequence[Datum]]:
         """Items by label; labels in the order in which they first appear."""
+        if isinstance(data_source, Table):
+            return data_source.by_label()
         groups: defaultdict[int, list[Datum]] = defaultdict(list)
         for item in data_source:
             groups[item.label].append(item)
@@ -209,7 +212,7 @@ class DatasetBase:
         if subsample == "all":
             return list(data_sources)
         log.info(f"SUBSAMPLE {subsample.upper()} CLASSES!")
-        labels = sorted({item.label for item in data_sources[0]})
+        labels = sorted({item.label for item in one_per_class(data_sources[0])})
         middle = math.ceil(len(labels) / 2)
         selected = labels[:middle] if subsample == "base" else labels[middle:]
         if not selected:
@@ -218,7 +221,9 @@ class DatasetBase:
             )
         new_label = {label: position for position, label in enumerate(selected)}
         return [
-            [item.relabel(new_label[item.label]) for item in source if item.label in new_label]
+            source.relabel(new_label)
+            if isinstance(source, Table)
+            else [item.relabel(new_label[item.label]) for item in source if item.label in new_label]
             for source in data_sources
         ]
 
@@ -229,8 +234,9 @@ class DatasetBase:
                 raise ValueError(f"the domain must be one of {list(self.domains)}, but got {domain!r}")
 
     def _check_files(self) -> None:
-        """One error for all files that are missing. Items that bring their own ``load`` are no files."""
+        """One error for all files that are missing. Items with their own ``load`` are no files, a table's were seen."""
         splits = (self._train_x, self._train_u, self._val, self._test)
+        splits = [split for split in splits if not isinstance(split, Table)]
         paths = {item.impath: None for split in splits for item in split or () if type(item).load is Datum.load}
         missing = [path for path in paths if not os.path.isfile(path)]
         if missing:
