@@ -4,7 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY, Datum
-from dassl.utils import load_checkpoint
+from dassl.utils import load_checkpoint, log
 
 from .fewshot import rows_hash
 from .imagenet import WordNetFolders, check_same_folders
@@ -44,7 +44,7 @@ class ImageNet21K(WordNetFolders):
         if test:
             check_same_folders(train.where, train.classes, test.where, test.classes)
             return self.split(lambda: train.items(names), test.items(names), num_shots, seed, source)
-        print(f"Note: there are no test images: up to {TEST_IMAGES} of each class are taken from {folder}")
+        log.info(f"Note: there are no test images: up to {TEST_IMAGES} of each class are taken from {folder}")
         rest, held = hold_out(train.items(names), TEST_IMAGES, SPLIT_SEED)
         return self.split(lambda: rest, held, num_shots, seed, source)
 

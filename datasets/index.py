@@ -27,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dassl.data.datasets import Table
-from dassl.utils import atomic_write, reading, taking_turns
+from dassl.utils import atomic_write, log, reading, taking_turns
 
 from .fewshot import fingerprint
 from .splits import IMAGE_SUFFIXES, Item, list_images
@@ -133,7 +133,7 @@ def fresh(path: Path, source: str) -> ImageIndex | None:
     except OSError:
         return None
     except ValueError as error:
-        print(f"Note: {error}; it is made again")
+        log.info(f"Note: {error}; it is made again")
         return None
     return index if index.source == source else None
 

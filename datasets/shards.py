@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dassl.data.datasets import Table
-from dassl.utils import read_json, reading
+from dassl.utils import log, read_json, reading
 
 from .checks import describe, first
 from .fewshot import fingerprint
@@ -78,11 +78,11 @@ class Shards:
                 "without those shards"
             )
         if broken:
-            print(f"Note: {len(broken)} shards are left out: {first(broken)}")
+            log.info(f"Note: {len(broken)} shards are left out: {first(broken)}")
         if not self.classes:
             raise ValueError(f"the shards in {self.where} hold no image of the {len(self.wanted)} classes")
         if len(self.classes) < len(self.wanted):
-            print(f"Note: {self.where} has images of {len(self.classes)} of {len(self.wanted)} classes")
+            log.info(f"Note: {self.where} has images of {len(self.classes)} of {len(self.wanted)} classes")
 
     def _read(self) -> Content:
         """Read the names in all shards. ``ValueError`` for an image that is there twice."""
