@@ -30,7 +30,7 @@ class Source(NamedTuple):
 class Part(NamedTuple):
     """Files or folders that come together, below the data set's folder.
 
-    accepts:       other places where the (one) path may lie; readers find it there.
+    accepts:       other places where it may lie; readers find it there.
     class_folders: whether the path is a folder of class folders, as opposed to images in a heap.
     """
 
@@ -339,9 +339,11 @@ CATALOG: dict[str, Entry] = {
             Part(
                 ("imagenet21k_train", "imagenet21k_val"),
                 (Source("manual:imagenet21k_resized.tar.gz", inner="imagenet21k_resized/{}"),),
+                accepts=("shards",),
             ),
         ),
         "ImageNet-21K-P needs a free account at https://image-net.org: download imagenet21k_resized.tar.gz (winter "
-        "2021, processed) into the data set's folder and run this again, or link the folders that you have",
+        "2021, processed) into the data set's folder and run this again, link the folders that you have, or get shards "
+        "(--shards)",
     ),
 }

@@ -60,10 +60,7 @@ class ImageNet21K(WordNetFolders):
         """WordNet ids of the classes that are read from shards."""
         if (self.dataset_dir / SYNSETS).is_file():
             return self.read_lines(SYNSETS)
-        path = files("timm") / "data" / "_info" / "imagenet21k_miil_w21_synsets.txt"
-        if not path.is_file():
-            raise FileNotFoundError(f"no {SYNSETS} (a WordNet id in each line) in {self.dataset_dir}, nor in timm")
-        return path.read_text(encoding="utf-8").split()
+        return timm_synsets()
 
     def read_classnames(self) -> dict[str, str]:
         path = self.need("imagenet21k_miil_tree.pth")
@@ -77,3 +74,11 @@ class ImageNet21K(WordNetFolders):
         if not PLACE.fullmatch(item.path):
             return datum
         return TarImage(datum.impath, datum.label, datum.domain, datum.classname)
+
+
+def timm_synsets() -> list[str]:
+    """WordNet ids of the 10,450 classes, from timm's list."""
+    path = files("timm") / "data" / "_info" / "imagenet21k_miil_w21_synsets.txt"
+    if not path.is_file():
+        raise FileNotFoundError(f"no list of the classes in timm ({path}): give one in {SYNSETS}, a WordNet id a line")
+    return path.read_text(encoding="utf-8").split()

@@ -21,13 +21,14 @@ from clip.clip import load_model
 from configs import Row
 from dassl.engine import TRAINER_REGISTRY
 from tools import protocols, sweep
+from tools.data import __main__ as data
 from tools.results.__main__ import parse_args as parse_results
 from trainers import Method, register
 from trainers.method import Batch
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PATHS = re.compile(r"\b(?:configs|scripts|docs|trainers|clip|dassl|datasets|tools|tests|benchmarks)/[\w./+-]*\w")
+PATHS = re.compile(r"(?<!/)\b(?:configs|scripts|docs|trainers|clip|dassl|datasets|tools|tests|benchmarks)/[\w./+-]*\w")
 
 
 def commands(document: Path) -> Iterator[list[str]]:
@@ -64,6 +65,7 @@ def test_commands_parse_and_their_files_exist(words: list[str]) -> None:
             ROOT / module.replace(".", "/") / "__main__.py"
         ).is_file()
         parsers = {
+            "tools.data": data.parse_args,
             "tools.sweep": sweep.parse_args,
             "tools.results": parse_results,
             "tools.protocols": protocols.parse_args,

@@ -95,6 +95,7 @@ COMMANDS = {
     "results": ("tools.results", "-h"),
     "data": ("tools.data", "-h"),
     "data fetch": ("tools.data", "fetch", "-h"),
+    "data shard": ("tools.data", "shard", "-h"),
     "make_tiny_clip": ("tools.make_tiny_clip", "-h"),
     "world": ("tools.world", "-h"),
 }

@@ -223,15 +223,20 @@ def sha256_of(path: str) -> str:
     return digest.hexdigest()
 
 
-def download_url(url: str, dst: str, sha256: str | None = None) -> None:
+def download_url(
+    url: str, dst: str, sha256: str | None = None, token: str = "", show_progress: bool | None = None
+) -> None:
     """Download ``url`` to the file ``dst``, resuming ``<dst>.part`` of an earlier attempt.
+
+    token: sent as a bearer token to the server that ``url`` names, and to none that it refers to.
+    show_progress: None where there is a terminal.
 
     ``dst`` appears only when it is complete and, if ``sha256`` is given, has that digest; otherwise ``OSError``
     (network, size) or ``ValueError`` (digest; the partial file is removed).
     """
     partial = f"{dst}.part"
     mkdir_if_missing(os.path.dirname(dst))
-    _fetch(url, partial)
+    _fetch(url, partial, token, show_progress)
     if sha256 is not None and sha256_of(partial) != sha256:
         received = sha256_of(partial)
         os.remove(partial)
@@ -239,18 +244,19 @@ def download_url(url: str, dst: str, sha256: str | None = None) -> None:
     os.replace(partial, dst)
 
 
-def _fetch(url: str, partial: str) -> None:
+def _fetch(url: str, partial: str, token: str, show_progress: bool | None) -> None:
     have = os.path.getsize(partial) if os.path.exists(partial) else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    if token:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             if have and response.status != 206:  # the server does not resume
                 have = 0
             length = response.headers.get("Content-Length")
             total = have + int(length) if length else None
-            bar = tqdm(
-                total=total, initial=have, unit="B", unit_scale=True, desc=os.path.basename(partial)[:-5], disable=None
-            )
+            name, hidden = os.path.basename(partial)[:-5], None if show_progress is None else not show_progress
+            bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=name, disable=hidden)
             with open(partial, "ab" if have else "wb") as file, bar:
                 while chunk := response.read(1 << 20):
                     file.write(chunk)

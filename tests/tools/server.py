@@ -7,7 +7,10 @@ from threading import Thread
 
 
 class Server(ThreadingHTTPServer):
-    """``files``: content by path. ``cuts``: for each path, after how many bytes the next answers end."""
+    """``files``: content by path. ``cuts``: for each path, after how many bytes the next answers end.
+
+    ``moved``: addresses that a path refers to. ``token``: what a bearer must have.
+    """
 
     daemon_threads = True
 
@@ -15,6 +18,9 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.cuts: dict[str, list[int]] = {}
         self.requests: list[tuple[str, str]] = []  # path, Range header
+        self.authorizations: list[str] = []
+        self.moved: dict[str, str] = {}
+        self.token = ""
         super().__init__(("127.0.0.1", 0), Handler)
 
     def url(self, path: str) -> str:
@@ -27,6 +33,15 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path, span = self.path.lstrip("/"), self.headers.get("Range", "")
         self.server.requests.append((path, span))
+        self.server.authorizations.append(self.headers.get("Authorization", ""))
+        if self.server.token and self.server.authorizations[-1] != f"Bearer {self.server.token}":
+            self.send_error(401)
+            return
+        if path in self.server.moved:
+            self.send_response(302)
+            self.send_header("Location", self.server.moved[path])
+            self.end_headers()
+            return
         if path not in self.server.files:
             self.send_error(404)
             return

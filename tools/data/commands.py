@@ -1,4 +1,4 @@
-"""What ``python -m tools.data`` does: list, fetch, verify, words."""
+"""What ``python -m tools.data`` does: list, fetch, verify, shard, words."""
 
 import argparse
 import re
@@ -20,6 +20,8 @@ from datasets.verify import FINGERPRINTS, Check, verify
 
 from .fetch import fetch
 from .files import dataset_dir, is_there, missing_paths
+from .shard_fetcher import fetch_shards
+from .shard_writer import shard
 
 BUILT_IN = {dataset.__name__: dataset for dataset in EMBEDDED}
 
@@ -60,6 +62,10 @@ def state(name: str, root: Path) -> str:
 
 def fetch_all(args: argparse.Namespace) -> int:
     status = 0
+    if args.shards:
+        if [resolve(name) for name in args.name] != ["ImageNet21K"]:
+            raise ValueError("--shards goes with ImageNet21K alone")
+        fetch_shards(args.shards, dataset_dir("ImageNet21K", args.root), args.token_env, args.jobs, args.dry_run)
     for name in [resolve(name) for name in args.name]:
         if name in BUILT_IN:
             print(f"{name} is rendered when it is used: nothing to fetch")
@@ -69,6 +75,11 @@ def fetch_all(args: argparse.Namespace) -> int:
         except (OSError, ValueError) as error:  # the others may still be had
             status = complain(error)
     return status
+
+
+def write_shards(args: argparse.Namespace) -> int:
+    shard(args.source, args.into, args.name, args.per_shard, args.synsets)
+    return 0
 
 
 def verify_all(args: argparse.Namespace) -> int:

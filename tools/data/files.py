@@ -110,7 +110,7 @@ def find_file(source: Source, part: Part, folder: Path) -> Path | None:
     return next((place / source.file for place in places if (place / source.file).is_file()), None)
 
 
-def download(url: str, path: Path) -> None:
+def download(url: str, path: Path, token: str = "", show_progress: bool | None = None) -> None:
     """Download to ``path``, from where an earlier attempt ended, as long as the server goes on sending."""
     if url.startswith("gdrive:"):
         download_from_drive(url.removeprefix("gdrive:").split("/")[0], path)
@@ -119,7 +119,7 @@ def download(url: str, path: Path) -> None:
     while True:
         before = size_of(partial)
         try:
-            download_url(url, str(path))
+            download_url(url, str(path), token=token, show_progress=show_progress)
             return
         except OSError:
             if size_of(partial) <= before:
