@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import common, eval, ledger, memory, scaling, step
+from benchmarks import common, eval, ledger, loader, memory, scale, scaling, step
 from clip.model import CLIP
 from configs import methods
 from trainers import PromptedCLIP
@@ -158,3 +160,20 @@ def test_the_step_benchmark_prints_a_table(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(step, "CASES", (step.Case("VPT", 5, 2),))
     step.main(["--only", "VPT", "--repeats", "1", "--threads", "1"])
     assert "| VPT, 5 classes, batch 2, train" in capsys.readouterr().out
+
+
+def test_data_at_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders and shards hold the same images; the made-up index names as many as it says, and is small."""
+    monkeypatch.setattr(loader, "COUNT", 16)
+    monkeypatch.setattr(loader, "SIZE", (40, 30))
+    data = scale.make_data(tmp_path)
+    folders, shards = ([(item.label, item.load().tobytes()) for item in items] for items in data.values())
+    assert folders == shards and len(folders) == 16
+    assert all(value > 0 for value in scale.measure_loader(data["shards"], 0, 1))
+    path = scale.write_index(tmp_path / "made.safetensors", "made up", scale.made_up(7, 1000)).path
+    found = SimpleQueue()
+    scale.open_and_use(path, found)
+    assert found.get()[-1] > 1000 - 7 * 5
+    index = scale.ImageIndex(path)
+    assert [index.name(row) for row in (0, 142, 999)] == [f"n0000000{label}_{row:07d}.JPEG" for label, row in
+                                                         ((0, 0), (0, 142), (6, 999))]  # fmt: skip

@@ -72,8 +72,7 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
         found = self._load(idx)
         if found is None:
             return None
-        idx, image = found
-        item = self.data_source[idx]
+        idx, item, image = found
         output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
         if self.is_train and self._is_seeded:
             with _random_state(derive_seed(int(self._seed), idx)):
@@ -84,11 +83,12 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
             output["img0"] = self.to_tensor(image)
         return output
 
-    def _load(self, idx: int) -> tuple[int, Image.Image] | None:
-        """The image and its index, or those of the next readable one."""
+    def _load(self, idx: int) -> tuple[int, Datum, Image.Image] | None:
+        """An item's index, itself and its image, or those of the next readable one."""
         for candidate in chain(range(idx, len(self)), range(idx)):
+            item = self.data_source[candidate]
             try:
-                return candidate, self.data_source[candidate].load()
+                return candidate, item, item.load()
             except BrokenImageError as error:
                 if not self.cfg.DATALOADER.SKIP_BROKEN:
                     raise
