@@ -18,14 +18,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader
 
 from benchmarks.common import arguments, machine, markdown
 from benchmarks.loader import BATCH, make_images
 from dassl.config import get_cfg_default
 from dassl.data.data_manager import build_data_loader
 from dassl.data.datasets import Datum
+from dassl.data.samplers import RankShare, Shuffled
 from dassl.data.transforms import build_transform
+from dassl.ranks import Ranks
 from datasets.base import ImageDataset
 from datasets.index import ClassFolders, Content, ImageIndex, columns_of, write_index
 from datasets.shards import Shards
@@ -152,8 +154,9 @@ def open_and_use(path: str, queue) -> None:
     seen = {items[int(at)].impath for at in rng.integers(0, len(items), 10_000)}
     each = (time.perf_counter() - start) / 10_000
     memory = own_memory() - before
-    order = list(RandomSampler(items))
-    queue.put((seconds, each * 1e6, memory, own_memory() - before - memory, len(seen) + len(order)))
+    order = iter(RankShare(Shuffled(items), Ranks(), BATCH))
+    next(order)
+    queue.put((seconds, each * 1e6, memory, own_memory() - before - memory, len(seen)))
 
 
 def measure_index(folder: Path, classes: int, images: int) -> list[object]:

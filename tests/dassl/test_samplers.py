@@ -2,7 +2,9 @@ import random
 from collections import Counter
 
 import pytest
+import torch
 import torch.distributed as dist
+from torch.utils.data import RandomSampler
 
 from dassl.data.datasets import Datum
 from dassl.data.samplers import RankShare, SequentialDistributedSampler, build_sampler
@@ -50,6 +52,15 @@ def test_gathering_contiguous_blocks_restores_the_order(count, ranks):
     assert len({len(block) for block in blocks}) == 1 and len(blocks[0]) % 2 == 0
     gathered = [index for block in blocks for index in block]
     assert gathered[:count] == list(range(count)) and set(gathered[count:]) <= {count - 1}
+
+
+def test_shuffled_is_the_order_of_torch():
+    items = range(70_000)
+    torch.manual_seed(5)
+    expected = [list(RandomSampler(items)), list(RandomSampler(items))]
+    torch.manual_seed(5)
+    sampler = build_sampler("RandomSampler", data_source=items)
+    assert [list(sampler), list(sampler)] == expected
 
 
 def test_distributed_names_work_in_a_single_process():
