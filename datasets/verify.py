@@ -59,6 +59,8 @@ def check_lists(dataset: Benchmark, known: dict) -> list[Check]:
 
 def check_fewshot(dataset: Benchmark, known: dict[str, list[list[str]]]) -> list[Check]:
     """Train and val picks for every recorded number of shots (the keys) and seed (1, 2, 3)."""
+    if not known:
+        return []
     full = Split(*(items_of(dataset, part) for part in (dataset.train_x, dataset.val, dataset.test)))
     checks = []
     for shots, seeds in known.items():
