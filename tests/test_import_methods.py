@@ -176,7 +176,8 @@ def test_a_sweep_hands_it_to_its_jobs(elsewhere: Path, capsys: pytest.CaptureFix
     jobs = capsys.readouterr().out.splitlines()[1:]
     assert len(jobs) == 2 and all("train.py --import kin.rival " in job for job in jobs)
     assert "Rival/rival-gift_2.0_1shots/seed1" in jobs[1]
-    job, *_ = sweep.plan_jobs(sweep.read_benchmark("table.yaml"), ("OPTIM.MAX_EPOCH", "1"), imports=["kin.rival"])
+    (table,) = sweep.read_benchmarks("table.yaml")
+    job, *_ = sweep.plan_jobs(table, ("OPTIM.MAX_EPOCH", "1"), imports=["kin.rival"])
     worker = ProcessWorker()
     worker.start(job)
     assert worker.process.wait() == 0, Path(job.output_dir, "error.txt").read_text()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tools import protocols
+from tools import protocols, sweep
+from tools.results import __main__ as results
 
 from .tools.small_world import TINY, accuracies, small_world  # noqa: F401 - a fixture
 
@@ -48,6 +49,21 @@ def test_what_a_script_starts_runs(script: str, recorder: str, tmp_path: Path) -
     assert started == ["-m", "tools.protocols", script, *words, *TINY, "--out", str(tmp_path)]
     assert protocols.main(started[2:]) == 0
     assert len(accuracies(tmp_path)) == count
+
+
+@pytest.mark.usefixtures("small_world")
+def test_the_demo_ends_in_tables_and_a_picture(
+    recorder: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What the script starts, with another folder and less of everything."""
+    lines = run("demo", "--seeds", "1", PYTHON=recorder).stdout.replace("output/demo", str(tmp_path)).splitlines()
+    (first, second) = (place for place, line in enumerate(lines) if line == "-m")
+    assert (lines[first + 1], lines[second + 1]) == ("tools.sweep", "tools.results")
+    assert sweep.main([*lines[first + 2 : second - 2], *TINY]) == 0  # the recorder tells its folder and data as well
+    shown = capfd.readouterr().out
+    assert "Differences of the same seeds" in shown and "* RPP pretrained - RPP, mean new: " in shown
+    assert results.main(lines[second + 2 : -1]) == 0
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_data_and_python_may_be_relative(recorder: str, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from dassl.utils import exit_status
 from dassl.utils.registry import nearest_names
 from tools.jobs import Job, carry_out, local_worker
 from tools.results.render import paper_grid, render
+from tools.results.report import compared
 from tools.results.runs import read_runs
 from tools.results.tables import BENCHMARK, IMAGENET_SHIFTS, TINY_OTHERS, TINY_SHIFTS, TINY_TARGETS, build
 from train import CONFIGS, add_import, import_all, method_names
@@ -331,13 +332,16 @@ def take_shots(opts: Sequence[str]) -> tuple[int, tuple[str, ...]]:
     return (shots[-1] if shots else 0), tuple(rest)
 
 
-def print_table(jobs: Sequence[Job]) -> None:
-    """The table of those jobs that are done: of the split that they say (TEST.SPLIT)."""
+def print_table(jobs: Sequence[Job], compare: Sequence[tuple[str, str]] = ()) -> None:
+    """The table of those jobs that are done: of the split that they say (TEST.SPLIT); ``compare``: rows to subtract."""
     split = dict(zip(jobs[0].argv, jobs[0].argv[1:])).get("TEST.SPLIT", "test")
     done = [Path(job.output_dir) for job in jobs if (Path(job.output_dir) / "metrics.json").is_file()]
     runs = read_runs(done, split)
     print("" if split == "test" else f"\nAccuracy on the {split} split")
-    print("\n" + render([paper_grid(table) for table in build(runs)], "text"))
+    tables = build(runs)
+    print("\n" + render([paper_grid(table) for table in tables], "text"))
+    if compare:
+        print(compared(tables, compare, "text"))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,7 +1,8 @@
 """A whole table by one command: ``python -m tools.sweep configs/benchmarks/maple_table3.yaml --root $DATA``.
 
-A benchmark file names a protocol, methods, data sets, seeds and settings. What is done already is skipped, what was
-interrupted goes on, what fails does not stop the rest; at the end stands the table. Jobs run one after another, or side
+A benchmark file names a protocol, methods, data sets, seeds and settings, or is a list of such tables. What is done
+already is skipped, what was interrupted goes on, what fails does not stop the rest; at the end stands the table, and
+the differences that the file asks for, paired over seeds (``compare``). Jobs run one after another, or side
 by side on local GPUs (``--gpus 0,1``), on the CPU (``--workers 2``) or on Slurm (``--slurm
 slurm_partition=gpu,gpus_per_node=1,timeout_min=240``).
 """
@@ -67,6 +68,7 @@ class Benchmark:
     """A table or figure. paper: what it reproduces; ``None``: what the protocol has in the papers.
 
     datasets: those of the rows; for xd, dg and pretrain the targets, and source: where the prompts are learned.
+    compare: pairs of rows whose difference is printed as well.
     """
 
     title: str
@@ -77,24 +79,31 @@ class Benchmark:
     datasets: Sequence[str] | None = None
     seeds: Sequence[int] = (1, 2, 3)
     shots: Sequence[int] = (16,)
+    compare: Sequence[tuple[str, str]] = ()
 
 
-def read_benchmark(path: str | Path) -> Benchmark:
-    """``FileNotFoundError``, or ``ValueError`` that names the file and what is wrong in it."""
+def read_benchmarks(path: str | Path) -> list[Benchmark]:
+    """The tables of a file. ``FileNotFoundError``, or ``ValueError`` that names the file and what is wrong in it."""
     try:
         content = yaml.safe_load(Path(settings_file(path)).read_text(encoding="utf-8"))
-        check_keys(content, Benchmark)
-        if not isinstance(content.get("methods"), list):
-            raise ValueError("it has no list of methods")
-        for method in content["methods"]:
-            check_keys(method, Method)
-        benchmark = Benchmark(**{**content, "methods": [Method(**method) for method in content["methods"]]})
-        if benchmark.protocol not in PROTOCOLS:
-            raise ValueError(unknown("protocol", benchmark.protocol, PROTOCOLS))
-        check_lists(benchmark)
+        tables = content if isinstance(content, list) and content else [content]
+        return [with_default_data(to_benchmark(table)) for table in tables]
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise ValueError(f'"{path}" is no benchmark: {error}') from error
-    return with_default_data(benchmark)
+
+
+def to_benchmark(content: object) -> Benchmark:
+    """One table of a file; ``ValueError`` for what is wrong in it."""
+    check_keys(content, Benchmark)
+    if not isinstance(content.get("methods"), list):
+        raise ValueError("it has no list of methods")
+    for method in content["methods"]:
+        check_keys(method, Method)
+    benchmark = Benchmark(**{**content, "methods": [Method(**method) for method in content["methods"]]})
+    if benchmark.protocol not in PROTOCOLS:
+        raise ValueError(unknown("protocol", benchmark.protocol, PROTOCOLS))
+    check_lists(benchmark)
+    return benchmark
 
 
 def check_keys(content: object, kind: type) -> None:
@@ -116,6 +125,9 @@ def check_lists(benchmark: Benchmark) -> None:
             raise ValueError(f"{name} must be a list, but is {values!r}")
         if not values:
             raise ValueError(f"it has no {name}")
+    pairs = benchmark.compare
+    if not isinstance(pairs, list | tuple) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise ValueError(f"compare must be a list of pairs [A, B], but is {pairs!r}")
 
 
 def with_default_data(benchmark: Benchmark) -> Benchmark:
@@ -209,18 +221,24 @@ def words(settings: Mapping[str, object]) -> list[str]:
     return [word for key, value in settings.items() for word in (key, str(value))]
 
 
-def narrowed(benchmark: Benchmark, only: Sequence[str], seeds: Sequence[int]) -> Benchmark:
-    """The part of the table with these methods, data sets and seeds; ``ValueError`` for a name it does not have."""
-    trainers = [method.trainer for method in benchmark.methods]
+def narrowed(benchmarks: Sequence[Benchmark], only: Sequence[str], seeds: Sequence[int]) -> list[Benchmark]:
+    """The parts of the tables with these methods, data sets and seeds; ``ValueError`` for a name that none has."""
+    trainers = {method.trainer for benchmark in benchmarks for method in benchmark.methods}
+    datasets = {name for benchmark in benchmarks for name in benchmark.datasets}
     for name in only:
-        if name not in {*trainers, *benchmark.datasets}:
-            raise ValueError(unknown(f'--only, in "{benchmark.title}":', name, [*trainers, *benchmark.datasets]))
-    return replace(
-        benchmark,
-        methods=[m for m in benchmark.methods if m.trainer in only or not {*only} & {*trainers}],
-        datasets=[d for d in benchmark.datasets if d in only or not {*only} & {*benchmark.datasets}],
-        seeds=seeds or benchmark.seeds,
-    )
+        if name not in trainers | datasets:
+            raise ValueError(unknown("--only, in this file:", name, sorted(trainers | datasets)))
+    parts = [
+        replace(
+            benchmark,
+            methods=[m for m in benchmark.methods if m.trainer in only or not {*only} & trainers],
+            datasets=[d for d in benchmark.datasets if d in only or not {*only} & datasets],
+            seeds=seeds or benchmark.seeds,
+            compare=() if only else benchmark.compare,  # of rows that may be missing
+        )
+        for benchmark in benchmarks
+    ]
+    return [part for part in parts if part.methods and part.datasets]
 
 
 # Carrying out ---------------------------------------------------------------------------------------------------------
@@ -293,23 +311,33 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> int:
     if args.workers < 1:
         raise ValueError(f"--workers must be 1 or more, but is {args.workers}")
-    benchmark = narrowed(read_benchmark(args.file), args.only, args.seeds)
-    source = [benchmark.source] if benchmark.protocol in TRANSFERS else []
-    if not (args.root or args.dry_run or all(map(embedded, [*source, *benchmark.datasets]))):
+    benchmarks = narrowed(read_benchmarks(args.file), args.only, args.seeds)
+    used = [
+        name
+        for benchmark in benchmarks
+        for name in (*([benchmark.source] if benchmark.protocol in TRANSFERS else []), *benchmark.datasets)
+    ]
+    if not (args.root or args.dry_run or all(map(embedded, used))):
         raise ValueError(f"{args.file} needs data sets: give the folder that holds them by --root, or DATA=...")
-    if benchmark.protocol == "complexity":
-        return complexity(benchmark, args)
-    jobs = plan_jobs(benchmark, args.opts, args.root, args.out, args.imports)
-    print(f"{benchmark.title} ({benchmark.paper})" if benchmark.paper else benchmark.title)
+    if any(benchmark.protocol == "complexity" for benchmark in benchmarks):
+        return max(complexity(benchmark, args) for benchmark in benchmarks)
+    planned = [plan_jobs(benchmark, args.opts, args.root, args.out, args.imports) for benchmark in benchmarks]
+    jobs = [*{job.output_dir: job for part in planned for job in part}.values()]
+    print("; ".join(map(title, benchmarks)))
     if args.dry_run:
         for job, found in states(jobs).items():
             print(f"{found:10} {job.command()}")
         return 0
     bad = carry_out(jobs, workers_for(args, len(jobs)))
-    starts = {need for job in jobs if "--eval-only" not in job.argv for need in job.needs}
-    if results := [job for job in jobs if job not in bad and job.output_dir not in starts]:
-        print_table(results)
+    for benchmark, part in zip(benchmarks, planned):
+        starts = {need for job in part if "--eval-only" not in job.argv for need in job.needs}
+        if results := [job for job in part if job not in bad and job.output_dir not in starts]:
+            print_table(results, () if bad else benchmark.compare)
     return 1 if bad else 0
+
+
+def title(benchmark: Benchmark) -> str:
+    return f"{benchmark.title} ({benchmark.paper})" if benchmark.paper else benchmark.title
 
 
 def complexity(benchmark: Benchmark, args: argparse.Namespace) -> int:

@@ -231,6 +231,7 @@ class TinyScenes(EmbeddedDataset):
 class TinyDevSurfaces(EmbeddedDataset):
     """Textures that fill the picture, on craft paper and in pencil (60 classes)."""
 
+    per_class: ClassVar[dict[str, int]] = {"train": 16, "val": 16, "test": 20}
     template = "{} texture."
 
     @classmethod
@@ -247,6 +248,7 @@ class TinyDevSurfaces(EmbeddedDataset):
 class TinyDevGroups(EmbeddedDataset):
     """Several equal things of any number, on a board and in pencil (80 classes)."""
 
+    per_class: ClassVar[dict[str, int]] = {"train": 16, "val": 16, "test": 20}
     template = "there are {}."
 
     @classmethod

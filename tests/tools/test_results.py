@@ -594,6 +594,7 @@ def plotted(tmp_path: Path) -> Path:
     ("arguments", "ending"),
     [
         (["radar"], "pdf"),
+        (["bars"], "png"),
         (["shots"], "png"),
         (["length"], "png"),
         (["OPTIM.MAX_EPOCH"], "svg"),
@@ -606,6 +607,18 @@ def test_plots_make_a_file(plotted: Path, tmp_path: Path, arguments: list[str], 
     assert main([str(plotted), "--plot", *arguments, "--out", str(out)]) == 0
     start = {"pdf": b"%PDF", "png": b"\x89PNG", "svg": b"<?xml"}[ending]
     assert out.read_bytes().startswith(start) and out.stat().st_size > 5000
+
+
+def test_bars_have_our_means_and_intervals(plotted: Path):
+    from tools.results.plots import bars
+
+    (table,) = [table for table in build(read_runs([plotted])) if table.protocol == "base2new"]
+    axes = next(axes for axes in bars([table]).axes if axes.get_title() == "base2new: dtd")
+    maple = next(one for one in axes.containers if one.get_label() == "MaPLe")
+    bases, news, hs = (bar.get_height() for bar in maple)
+    assert (bases, news, hs) == pytest.approx((81.5, 71.5, 2 * 81.5 * 71.5 / 153))
+    low, high = maple.errorbar.lines[2][0].get_segments()[0][:, 1]
+    assert (low, high) == pytest.approx((81.5 - 6.35, 81.5 + 6.35), abs=0.01)  # of 81 and 82
 
 
 def test_curve_over_shots_has_our_means(plotted: Path):

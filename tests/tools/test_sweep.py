@@ -227,8 +227,8 @@ def test_every_file_can_be_planned(path: Path, tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("name", "only", "count"),
     [
-        ("demo", "ZeroshotCLIP,RPP,tiny_digits", 5),
-        ("embedded_ablation", "RPP,tiny_digits", 8),
+        ("demo", "ZeroshotCLIP,RPP,tiny_shapes", 11),  # transfer 4, base and new of 3, what one of them starts from
+        ("embedded_ablation", "POMP,tiny_print", 8),  # four lengths, which cover the one amount of data that is left
         ("embedded_base2new", "ZeroshotCLIP,RPP,tiny_shapes", 7),  # RPP twice, and its pretraining
         ("embedded_xd", "ZeroshotCLIP,RPP,tiny_digits", 4),
         ("embedded_dg", "MaPLe,tiny_source_warp", 2),
@@ -265,9 +265,40 @@ def test_a_grid_may_say_1_for_1_0() -> None:
     assert folders[0] == folders[1] == [f"vit_b16_ep50_batch4_few_shot{end}_2shots" for end in ("", "-lambda_2.0")]
 
 
+@pytest.mark.usefixtures("small_world")
+def test_a_file_may_hold_several_tables(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Pretraining, and tuning that starts from it: trained once, a table for each, and the difference asked for."""
+    transfer = {
+        "title": "First",
+        "protocol": "pretrain",
+        "source": "tiny_source",
+        "datasets": ["tiny_shapes"],
+        "methods": [{"trainer": "POMP"}, {"trainer": "RPP"}],
+        "compare": [["RPP", "POMP"]],
+    }
+    start = {"trainer": "RPP", "init": {"method": "RPP", "shots": 1}}
+    tuning = {"title": "Second", "protocol": "fewshot", "datasets": ["tiny_shapes"], "methods": [start]}
+    common = {"seeds": [1, 2], "shots": [1]}
+    file = tmp_path / "both.yaml"
+    file.write_text(yaml.safe_dump([{**transfer, **common}, {**tuning, **common}]))
+    assert sweep.main([str(file), *TINY, "--out", str(tmp_path / "out")]) == 0
+    out = capfd.readouterr().out
+    folders = accuracies(tmp_path / "out")
+    assert len(folders) == 2 * (2 * 2 + 1) and "tiny_shapes/RPP/tiny-pretrained_1shots/seed2" in folders
+    assert out.startswith("First; Second\n") and out.count("Few-shot learning, tiny\n") == 1
+    values = {
+        (method, seed): folders[f"evaluation/{method}/tiny_source_1shots/tiny_shapes/seed{seed}"]
+        for method in ("RPP", "POMP")
+        for seed in (1, 2)
+    }
+    mean = sum(values["RPP", seed] - values["POMP", seed] for seed in (1, 2)) / 2
+    table = out[out.index("Differences of the same seeds: Cross-dataset") :]
+    assert f"{mean:+.2f} ±" in table and "* RPP - POMP, tiny_source (source): " in table
+
+
 def trained(name: str, *only: str) -> list[str]:
     """The settings' folder of every training that a benchmark file plans."""
-    benchmark = sweep.narrowed(sweep.read_benchmark(f"configs/benchmarks/{name}.yaml"), only, [])
+    (benchmark,) = sweep.narrowed(sweep.read_benchmarks(f"configs/benchmarks/{name}.yaml"), only, [])
     first = benchmark.seeds[0]
     planned = sweep.plan_jobs(replace(benchmark, seeds=[first]), root="/data")
     return [Path(one.output_dir).parent.name for one in planned if "--eval-only" not in one.argv]
@@ -319,6 +350,7 @@ def test_pretraining_comes_before_what_starts_from_it() -> None:
         ({"datasets": []}, "it has no datasets"),
         ({"seeds": []}, "it has no seeds"),
         ({"datasets": "dtd"}, "datasets must be a list, but is 'dtd'"),
+        ({"compare": [["CoOp"]]}, "compare must be a list of pairs [A, B], but is [['CoOp']]"),
     ],
 )
 def test_a_mistake_in_a_file_is_named(

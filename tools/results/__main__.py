@@ -4,6 +4,7 @@ python -m tools.results output                                  # every table th
 python -m tools.results output --table base2new --out base2new.tex
 python -m tools.results output --format csv > results.csv       # one line for each result
 python -m tools.results output --commands                       # the config and the command behind every number
+python -m tools.results output --compare RPP POMP               # differences, paired over seeds
 python -m tools.results output --per-class MaPLe CoCoOp --dataset dtd
 python -m tools.results output --plot shots --out shots.pdf
 python -m tools.results output/dtd/CoOp/vit_b16_16shots --test-log   # mean and deviation over seeds
@@ -33,9 +34,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--format", choices=FORMATS, help="default: by the ending of --out, else text")
     parser.add_argument("--out", type=Path, help="file to write")
     parser.add_argument("--commands", action="store_true", help="list the config and command of every run")
+    parser.add_argument(
+        "--compare", nargs=2, action="append", metavar=("A", "B"), help="A - B, paired over seeds; may be repeated"
+    )
     parser.add_argument("--per-class", nargs=2, metavar=("A", "B"), help="accuracy of each class under two methods")
     parser.add_argument(
-        "--plot", metavar="KIND", help="radar, epochs, per-class, shots, depth, length or a config key; with --out"
+        "--plot",
+        metavar="KIND",
+        help="bars, radar, epochs, per-class, shots, depth, length or a config key; with --out",
     )
     parser.add_argument("--split", choices=("test", "val"), default="test", help="results of runs with TEST.SPLIT val")
     parser.add_argument("--test-log", action="store_true", help="mean and deviation over the seeds of a folder")

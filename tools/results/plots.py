@@ -1,4 +1,4 @@
-"""Figures of the papers: radar over data sets, curves over a setting, training curves, per-class differences."""
+"""Figures of the papers: bars, radar over data sets, curves over a setting, training curves, per-class differences."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
@@ -19,9 +20,10 @@ from matplotlib.figure import Figure
 
 from dassl.utils import atomic_write
 
-from .render import Grid
+from .render import BY_DATASET, Grid, heading
 from .rows import AVERAGE, ORDER, RECIPE, Table
 from .runs import Run
+from .sample import Sample
 from .tables import build
 
 # What a curve runs over: config keys, the first that a run has counts. Any other config key can be named as well.
@@ -72,6 +74,40 @@ def _radar(table: Table, datasets: list[str], column: str) -> Figure:
     axes.tick_params(axis="x", pad=14)
     axes.set_title(f"{table.title}\n{column} (%), in points behind the best", pad=20)
     axes.legend(loc="lower right", bbox_to_anchor=(1.25, -0.12))
+    return figure
+
+
+def bars(tables: list[Table]) -> Figure:
+    """Every number of the tables with its interval: a panel for each table, of base-to-new for each data set."""
+    panels: dict[str, dict[str, dict[str, Sample]]] = defaultdict(lambda: defaultdict(dict))
+    for table in tables:
+        by_dataset = table.protocol in BY_DATASET
+        for dataset, column in table.places():
+            panel = f"{table.protocol}: {dataset}" if by_dataset else table.title
+            group = column if by_dataset else heading((dataset, column), table)
+            for method, row in table.rows.items():
+                if (dataset, column) in row:
+                    panels[panel][method][group] = row[dataset, column].sample
+    names = [*dict.fromkeys(method for table in tables for method in table.rows)]
+    groups = {panel: [*dict.fromkeys(chain(*rows.values()))] for panel, rows in panels.items()}
+    widths = [max(2.0, len(one)) for one in groups.values()]
+    figure, grid = plt.subplots(
+        1, len(panels), figsize=(2 + 1.1 * sum(widths), 4), squeeze=False, layout="constrained", width_ratios=widths
+    )
+    for axes, (panel, rows) in zip(grid.flat, panels.items()):
+        axes.set_title(panel, fontsize=9)
+        axes.set_xticks(range(len(groups[panel])), groups[panel], rotation=30, ha="right", fontsize=8)
+        for place, (method, samples) in enumerate(rows.items()):
+            at = [groups[panel].index(group) + (place - (len(rows) - 1) / 2) * 0.8 / len(rows) for group in samples]
+            heights = [sample.mean for sample in samples.values()]
+            errors = [sample.half_width or 0.0 for sample in samples.values()]
+            low = [min(error, height) for error, height in zip(errors, heights)]  # an accuracy is not below 0
+            high = [min(error, 100 - height) for error, height in zip(errors, heights)]
+            colour = f"C{names.index(method) % 10}"
+            axes.bar(at, heights, 0.8 / len(rows), yerr=(low, high), capsize=2, color=colour, label=method)
+    shown = {label: bar for axes in grid.flat for bar, label in zip(*axes.get_legend_handles_labels())}
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=4, fontsize=8)
+    figure.supylabel("accuracy (%), 95 % interval over seeds", fontsize=9)
     return figure
 
 

@@ -103,7 +103,7 @@ def paper_grid(table: Table) -> Grid:
         labels = ["data set", "method", ""]
         headings = [_shots(column) if column.isdecimal() else column for column in columns]
     else:
-        blocks, labels, headings = [places], ["method", ""], [_heading(place, table) for place in places]
+        blocks, labels, headings = [places], ["method", ""], [heading(place, table) for place in places]
     grid = Grid(table.title, labels + headings, [], len(labels))
     for block in blocks:
         _add_block(grid, table, block)
@@ -114,13 +114,14 @@ def _shots(number: str) -> str:
     return f"{number} shot" if number == "1" else f"{number} shots"
 
 
-def _heading(key: Key, table: Table) -> str:
+def heading(key: Key, table: Table) -> str:
     dataset, column = key
     name = f"{dataset} {column}" if column == "average" else dataset
     return f"{name} (source)" if dataset == table.source_dataset else name
 
 
 def _add_block(grid: Grid, table: Table, places: list[Key]) -> None:
+    sign = "+" if table.differences else ""
     compared = any(result.published for row in table.rows.values() for result in row.values())
     widest = {
         place: max((len(row[place].datasets) for row in table.rows.values() if place in row), default=0)
@@ -133,28 +134,32 @@ def _add_block(grid: Grid, table: Table, places: list[Key]) -> None:
         names = [places[0][0], method] if table.protocol in BY_DATASET else [method]
         best = [number for number, result in enumerate(results) if result and result.rank == 1]
         grid.best |= {(len(grid.rows), grid.labels + number) for number in best}  # ours is the first line
-        grid.rows += [[*names, kind, *texts] for kind, texts in _lines(results, [*widest.values()], compared)]
+        grid.rows += [[*names, kind, *texts] for kind, texts in _lines(results, [*widest.values()], compared, sign)]
 
 
-def _lines(results: list[Result | None], widest: list[int], compared: bool) -> Iterator[tuple[str, list[str]]]:
+def _lines(
+    results: list[Result | None], widest: list[int], compared: bool, sign: str
+) -> Iterator[tuple[str, list[str]]]:
     """The kind and the texts of each line of a method; widest: most data sets that any method's average is over."""
     ours = [result.sample for result in results if result and result.sample]
     if ours:
         counts = {len(sample.by_seed) for sample in ours}
         seeds = "-".join(str(count) for count in sorted({min(counts), max(counts)}))
-        yield f"{seeds} seed{'' if seeds == '1' else 's'}", [*map(_value, results, widest)]
+        yield f"{seeds} seed{'' if seeds == '1' else 's'}", [_value(*one, sign) for one in zip(results, widest)]
     if compared:
         yield "published", [f"{r.published.value:.2f}" if r and r.published else "-" for r in results]
     if any(result and result.difference is not None for result in results):
         yield "difference", [_difference(result) for result in results]
 
 
-def _value(result: Result | None, widest: int) -> str:
+def _value(result: Result | None, widest: int, sign: str) -> str:
     if result is None or result.sample is None:
         return "-"
     half_width = result.sample.half_width
     spread = "" if half_width is None else f" ±{half_width:.2f}"
-    return f"{result.sample.mean:.2f}{spread}" + (f" ({len(result.datasets)})" if len(result.datasets) < widest else "")
+    return f"{result.sample.mean:{sign}.2f}{spread}" + (
+        f" ({len(result.datasets)})" if len(result.datasets) < widest else ""
+    )
 
 
 def _difference(result: Result | None) -> str:
@@ -184,7 +189,7 @@ def _record(table: Table, method: str, key: Key, result: Result) -> dict[str, An
         "backbone": table.backbone,
         "shots": table.shots,
         "source_dataset": table.source_dataset,
-        "method": method,
+        "method": method,  # or two of them, and their difference
         "settings": sorted({run.setting for run in result.runs if run.setting}),
         "dataset": key[0],
         "metric": key[1],

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dassl.utils import atomic_write
 
 from . import seeds
 from .comparison import with_other_methods
+from .paired import difference_table, sentences
 from .per_class import per_class_grids
 from .render import LEGEND, Grid, command_grids, paper_grid, record_grid, render
 from .rows import Table
@@ -27,6 +29,8 @@ def run(args: argparse.Namespace) -> None:
     if args.plot:
         return plot(runs, args)
     form = args.format or ENDINGS.get(args.out.suffix if args.out else "", "text")
+    if args.compare:
+        return write(compared(chosen_tables(runs, args), args.compare, form), args.out)
     text = render(chosen_grids(runs, args, form), form)
     write(text + (f"\n{LEGEND}\n" if form == "text" and not (args.commands or args.per_class) else ""), args.out)
 
@@ -57,9 +61,24 @@ def chosen_grids(runs: list[Run], args: argparse.Namespace, form: str) -> list[G
     if args.per_class:
         return per_class_grids(runs, *args.per_class)
     tables = chosen_tables(runs, args)
-    if args.commands:
-        return command_grids(tables)
+    return command_grids(tables) if args.commands else table_grids(tables, form)
+
+
+def table_grids(tables: list[Table], form: str) -> list[Grid]:
     return [record_grid(tables)] if form in ("csv", "json") else [paper_grid(table) for table in tables]
+
+
+def compared(tables: list[Table], pairs: Sequence[Sequence[str]], form: str) -> str:
+    """Differences of rows, in text and Markdown with a sentence for each; ``ValueError`` for a pair of no table."""
+    found = [difference_table(table, pairs) for table in tables]
+    for first, second in pairs:
+        if not any(f"{first} - {second}" in table.rows for table in found):
+            names = ", ".join(sorted({name for table in tables for name in table.rows}))
+            raise ValueError(f'no table has "{first}" and "{second}" with a seed in common; there are {names}')
+    found = [table for table in found if table.rows]
+    text = render(table_grids(found, form), form)
+    told = dict.fromkeys(line for table in found for line in sentences(table) if form in ("text", "markdown"))
+    return "\n".join([text, *(f"* {line}" for line in told), ""]) if told else text
 
 
 def plot(runs: list[Run], args: argparse.Namespace) -> None:
@@ -73,8 +92,8 @@ def plot(runs: list[Run], args: argparse.Namespace) -> None:
         if not args.per_class:
             raise ValueError("--plot per-class needs the two methods: --per-class A B")
         figure = plots.per_class(per_class_grids(runs, *args.per_class))
-    elif args.plot == "radar":
-        figure = plots.radar(chosen_tables(runs, args))
+    elif args.plot in ("bars", "radar"):
+        figure = {"bars": plots.bars, "radar": plots.radar}[args.plot](chosen_tables(runs, args))
     else:
         figure = plots.epochs(runs) if args.plot == "epochs" else plots.curves(runs, args.plot, args.table)
     plots.save(figure, args.out)

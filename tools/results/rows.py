@@ -65,13 +65,17 @@ class Result:
 
 @dataclass
 class Table:
-    """rows: results of each method by (data set, column). shots, source_dataset: of all rows, where they have one."""
+    """rows: results of each method by (data set, column). shots, source_dataset: of all rows, where they have one.
+
+    differences: the rows are differences between two methods.
+    """
 
     protocol: str
     backbone: str
     shots: int | None
     source_dataset: str
     rows: dict[str, dict[Key, Result]] = field(default_factory=dict)
+    differences: bool = False
 
     @property
     def title(self) -> str:
@@ -82,7 +86,7 @@ class Table:
             "dg": f"Domain generalization from {self.source_dataset or 'an unknown source'}",
             "pretrain": f"Prompts pretrained on {self.source_dataset or 'an unknown source'}: mean transfer",
         }[self.protocol]
-        return f"{about}, {self.backbone}" + (
+        return f"{'Differences of the same seeds: ' if self.differences else ''}{about}, {self.backbone}" + (
             "" if self.shots is None else ", all images" if self.shots < 0 else f", {self.shots} shots"
         )
 
