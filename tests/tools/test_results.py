@@ -613,7 +613,7 @@ def test_bars_have_our_means_and_intervals(plotted: Path):
     from tools.results.plots import bars
 
     (table,) = [table for table in build(read_runs([plotted])) if table.protocol == "base2new"]
-    axes = next(axes for axes in bars([table]).axes if axes.get_title() == "base2new: dtd")
+    axes = next(axes for axes in bars([table]).axes if axes.get_title() == "dtd")
     maple = next(one for one in axes.containers if one.get_label() == "MaPLe")
     bases, news, hs = (bar.get_height() for bar in maple)
     assert (bases, news, hs) == pytest.approx((81.5, 71.5, 2 * 81.5 * 71.5 / 153))

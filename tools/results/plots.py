@@ -7,7 +7,6 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
@@ -21,9 +20,8 @@ from matplotlib.figure import Figure
 from dassl.utils import atomic_write
 
 from .render import BY_DATASET, Grid, heading
-from .rows import AVERAGE, ORDER, RECIPE, Table
+from .rows import AVERAGE, ORDER, RECIPE, Key, Table
 from .runs import Run
-from .sample import Sample
 from .tables import build
 
 # What a curve runs over: config keys, the first that a run has counts. Any other config key can be named as well.
@@ -78,37 +76,38 @@ def _radar(table: Table, datasets: list[str], column: str) -> Figure:
 
 
 def bars(tables: list[Table]) -> Figure:
-    """Every number of the tables with its interval: a panel for each table, of base-to-new for each data set."""
-    panels: dict[str, dict[str, dict[str, Sample]]] = defaultdict(lambda: defaultdict(dict))
-    for table in tables:
-        by_dataset = table.protocol in BY_DATASET
-        for dataset, column in table.places():
-            panel = f"{table.protocol}: {dataset}" if by_dataset else table.title
-            group = column if by_dataset else heading((dataset, column), table)
-            for method, row in table.rows.items():
-                if (dataset, column) in row:
-                    panels[panel][method][group] = row[dataset, column].sample
+    """Every number of the tables with its interval, a row for each table; of base-to-new a panel for each data set."""
     names = [*dict.fromkeys(method for table in tables for method in table.rows)]
-    groups = {panel: [*dict.fromkeys(chain(*rows.values()))] for panel, rows in panels.items()}
-    widths = [max(2.0, len(one)) for one in groups.values()]
-    figure, grid = plt.subplots(
-        1, len(panels), figsize=(2 + 1.1 * sum(widths), 4), squeeze=False, layout="constrained", width_ratios=widths
-    )
-    for axes, (panel, rows) in zip(grid.flat, panels.items()):
-        axes.set_title(panel, fontsize=9)
-        axes.set_xticks(range(len(groups[panel])), groups[panel], rotation=30, ha="right", fontsize=8)
-        for place, (method, samples) in enumerate(rows.items()):
-            at = [groups[panel].index(group) + (place - (len(rows) - 1) / 2) * 0.8 / len(rows) for group in samples]
-            heights = [sample.mean for sample in samples.values()]
-            errors = [sample.half_width or 0.0 for sample in samples.values()]
-            low = [min(error, height) for error, height in zip(errors, heights)]  # an accuracy is not below 0
-            high = [min(error, 100 - height) for error, height in zip(errors, heights)]
-            colour = f"C{names.index(method) % 10}"
-            axes.bar(at, heights, 0.8 / len(rows), yerr=(low, high), capsize=2, color=colour, label=method)
-    shown = {label: bar for axes in grid.flat for bar, label in zip(*axes.get_legend_handles_labels())}
-    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=4, fontsize=8)
-    figure.supylabel("accuracy (%), 95 % interval over seeds", fontsize=9)
+    colours = {name: f"C{place % 10}" for place, name in enumerate(names)}
+    groups = max(len(table.places()) for table in tables)
+    figure = plt.figure(figsize=(3 + 0.9 * groups, 4 * len(tables)), layout="constrained")
+    for part, table in zip(figure.subfigures(len(tables), 1, squeeze=False).flat, tables):
+        panels: dict[str, list[Key]] = defaultdict(list)
+        for place in table.places():
+            panels[place[0] if table.protocol in BY_DATASET else ""].append(place)
+        row = part.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=[*map(len, panels.values())])
+        for axes, (name, places) in zip(row.flat, panels.items()):
+            axes.set_title(name, fontsize=9)
+            _draw_bars(axes, table, places, colours)
+        part.suptitle(table.title, fontsize=10)
+        part.supylabel("accuracy (%), 95 % interval over seeds", fontsize=8)
+        part.legend(*row[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     return figure
+
+
+def _draw_bars(axes: Axes, table: Table, places: list[Key], colours: dict[str, str]) -> None:
+    """A group for each place, a bar for each method."""
+    width = 0.8 / len(table.rows)
+    for number, (method, row) in enumerate(table.rows.items()):
+        found = [(place, row[key].sample) for place, key in enumerate(places) if key in row and row[key].sample]
+        at = [place + (number - (len(table.rows) - 1) / 2) * width for place, _ in found]
+        heights = [sample.mean for _, sample in found]
+        errors = [sample.half_width or 0.0 for _, sample in found]
+        inside = [min(error, height) for error, height in zip(errors, heights)]  # an accuracy is in [0, 100]
+        above = [min(error, 100 - height) for error, height in zip(errors, heights)]
+        axes.bar(at, heights, width, yerr=(inside, above), capsize=2, color=colours[method], label=method)
+    shown = [key[1] if table.protocol in BY_DATASET else heading(key, table) for key in places]
+    axes.set_xticks(range(len(places)), shown, rotation=0 if table.protocol in BY_DATASET else 25, fontsize=8)
 
 
 def curves(runs: list[Run], axis: str, protocols: list[str] | None = None) -> Figure:
