@@ -40,3 +40,8 @@ def make_pair(root: Path, base: float, new: float, seed: int = 1, **facts: Any) 
     place = f"{dataset}/shots_16/{method}/{setting}/seed{seed}"
     make_run(root / "base2new/train_base" / place, base, subsample_classes="base", **facts)
     make_run(root / "base2new/test_new" / place, new, subsample_classes="new", eval_only=True, **facts)
+
+
+def classes(*accuracies: float) -> list[dict[str, Any]]:
+    """What the evaluator records of each class."""
+    return [{"label": number, "classname": f"c{number}", "accuracy": one} for number, one in enumerate(accuracies)]
