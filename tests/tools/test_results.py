@@ -185,8 +185,8 @@ def test_average_is_compared_only_over_the_printed_data_sets(tmp_path: Path):
 
 def test_zero_shot_joins_every_table(tmp_path: Path):
     make_pair(tmp_path, 80.0, 70.0)
-    for classes in ("base", "new", "all"):
-        make_run(tmp_path / "zs" / classes, 50.0, trainer="ZeroshotCLIP", subsample_classes=classes, eval_only=True)
+    for half in ("base", "new", "all"):
+        make_run(tmp_path / "zs" / half, 50.0, trainer="ZeroshotCLIP", subsample_classes=half, eval_only=True)
     make_run(tmp_path / "dtd/CoOp/vit_b16_1shots/seed1", 60.0, trainer="CoOp", num_shots=1)
     assert table_of(tmp_path, "base2new").rows["CLIP"]["dtd", "H"].published.value == 56.37
     few = table_of(tmp_path, "fewshot").rows
