@@ -17,7 +17,7 @@ from .model import CLIP
 VOCABULARY_SIZE = 49408
 # Entries of OpenAI's archives that are numbers, not weights; open_clip's buffer of the causal mask.
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "attn_mask")
-PRECISIONS = ("fp32", "fp16", "bf16", "amp")
+PRECISIONS = ("fp32", "fp16", "bf16", "amp", "amp_bf16")
 MATRICES = ("in_proj_weight", "in_proj_bias", "proj", "text_projection")  # in half precision, besides Linear and Conv2d
 
 
@@ -152,12 +152,12 @@ def misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
 
 
 def set_precision(model: CLIP, precision: str) -> CLIP:
-    """fp32 and amp: all weights fp32 (amp: the trainer adds autocast). fp16, bf16: matrices in half precision,
+    """fp32, amp and amp_bf16: all weights fp32 (the classifier adds autocast). fp16, bf16: matrices in half precision,
     norms, embeddings and ``logit_scale`` in fp32, as OpenAI's files are."""
     if precision not in PRECISIONS:
         raise ValueError(f"Precision must be one of {', '.join(PRECISIONS)}, but got {precision!r}")
     model.float()
-    if precision in ("fp32", "amp"):
+    if precision not in ("fp16", "bf16"):
         return model
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     for module in model.modules():

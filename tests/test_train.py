@@ -214,7 +214,7 @@ MISTAKES = {
     "depth": (("MaPLe", "TRAINER.MAPLE.PROMPT_DEPTH", 9), "prompt depth 9 exceeds the 3 layers"),
     "phrase": (("IVLP", "TRAINER.IVLP.CTX_INIT", "photo"), "CTX_INIT 'photo' has 1 tokens, fewer than the 2"),
     "position": (("CoOp", "TRAINER.COOP.CLASS_TOKEN_POSITION", "back"), "'back'", "end, middle, front"),
-    "precision": (("RPP", "TRAINER.RPP.PREC", "fp8"), "TRAINER.RPP.PREC", "fp32, fp16, bf16, amp", "'fp8'"),
+    "precision": (("RPP", "TRAINER.RPP.PREC", "fp8"), "TRAINER.RPP.PREC", "fp32, fp16, bf16, amp, amp_bf16", "'fp8'"),
     "candidates": (("POMP", "TRAINER.POMP.UPDATE_CLASS_NUM", 8), "UPDATE_CLASS_NUM", "from 2 to 7", "is 8"),
     "loss": (("CoOp", "OPTIM.LR", 1e30), "infinite or NaN", "lr 1.0000e+30", "last good checkpoint", "OPTIM.LR"),
     "run": (("CoOp", "--eval-only", "--model-dir", "nowhere"), "nowhere", "--model-dir"),

@@ -94,8 +94,8 @@ class PromptTrainer(TrainerX):
         log.info("Turning off gradients in both the image and the text encoder")
         trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
         log.info(f"Parameters to be updated: {[*trained]} ({sum(p.numel() for p in trained.values()):,} numbers)")
-        fp16 = self.options.PREC == "fp16" or (self.model.amp and self.device.type == "cuda")  # as are activations
-        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=LOSS_SCALE, enabled=fp16)
+        scaled = self.model.has_fp16_activations
+        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=LOSS_SCALE, enabled=scaled)
         if trained:
             self.optim = build_optimizer(trained.values(), self.cfg.OPTIM)
             self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM, len(self.train_loader_x))

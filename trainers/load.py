@@ -54,8 +54,8 @@ def build_classifier(
             f"{ranks.size} processes cannot share {len(classnames)} classes: start fewer with --nproc_per_node, or let"
             " each encode all of them, MODEL.SHARD_CLASSES False"
         )
-    memory_gb, amp = cfg.MODEL.TEXT_MEMORY_GB, precision == "amp"
-    return PromptedCLIP(clip, made, classnames, template, ensemble, memory_gb, amp, ranks).to(device)
+    memory_gb = cfg.MODEL.TEXT_MEMORY_GB
+    return PromptedCLIP(clip, made, classnames, template, ensemble, memory_gb, precision, ranks).to(device)
 
 
 def device_of(cfg: CfgNode) -> torch.device:

@@ -52,7 +52,7 @@ class PromptedCLIP(nn.Module):
     """Logits of images against class names under a method's prompts.
 
     method: owns all trainable parameters; knows neither class names nor data. template, ensemble: hand-written texts,
-    the data set's own. memory_gb: budget of the text encoder's activations. amp: CLIP computes under autocast.
+    the data set's own. memory_gb: budget of the text encoder's activations. precision: amp and amp_bf16 autocast CLIP.
     ranks: the processes that each encode a share of the class texts; by default this one encodes them all.
     ``transform``, PIL image -> (3, H, W), is what ``predict`` does to pictures: CLIP's own unless it is set.
     In evaluation mode class features are encoded once for the same tensors: call ``eval()`` again after a fused
@@ -67,7 +67,7 @@ class PromptedCLIP(nn.Module):
         template: str = TEMPLATE,
         ensemble: Sequence[str] = (),
         memory_gb: float | None = None,
-        amp: bool = False,
+        precision: str = "fp32",
         ranks: Ranks | None = None,
     ) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class PromptedCLIP(nn.Module):
         self.clip = clip.eval().requires_grad_(False)
         self.method = method.to(self.device)
         self.template, self.ensemble = template, tuple(ensemble) or (template,)
-        self.memory_gb, self.amp = memory_gb, amp
+        self.memory_gb, self.precision = memory_gb, precision
         self.transform: Callable[[Image.Image], Tensor] = image_transform(clip.visual.input_resolution)
         self.pixel_mean, self.pixel_std = list(PIXEL_MEAN), list(PIXEL_STD)  # of ``transform``
         self.trained_on: tuple[str, ...] | None = None  # class names of the training, None before any
@@ -115,8 +115,14 @@ class PromptedCLIP(nn.Module):
         return self.clip.logit_scale.device
 
     def autocast(self) -> AbstractContextManager:
-        """fp16 on a GPU, bf16 on a CPU, if ``amp``."""
-        return torch.autocast(self.device.type) if self.amp else nullcontext()
+        """amp: fp16 on a GPU, bf16 on a CPU; amp_bf16: bf16."""
+        dtype = torch.bfloat16 if self.precision == "amp_bf16" else None
+        return torch.autocast(self.device.type, dtype) if self.precision.startswith("amp") else nullcontext()
+
+    @property
+    def has_fp16_activations(self) -> bool:
+        """Whether small gradients would become 0 on their way, without a scaled loss."""
+        return self.precision == "fp16" or (self.precision == "amp" and self.device.type == "cuda")
 
     # Images against classes -------------------------------------------------------------------------------------------
 

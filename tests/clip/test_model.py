@@ -200,14 +200,14 @@ def test_half_precision_is_for_matrices_only_as_in_openai_files(
         assert 0 < difference(found.float(), expected) < (0.05 if dtype == torch.bfloat16 else 0.01)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "amp"])
+@pytest.mark.parametrize("precision", ["fp32", "amp", "amp_bf16"])
 def test_full_precision_undoes_half(precision: str) -> None:
     model = set_precision(set_precision(small_clip(), "fp16"), precision)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_unknown_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match="one of fp32, fp16, bf16, amp, but got 'fp8'"):
+    with pytest.raises(ValueError, match="one of fp32, fp16, bf16, amp, amp_bf16, but got 'fp8'"):
         set_precision(small_clip(), "fp8")
 
 

@@ -62,7 +62,7 @@ def test_resumed_run_equals_an_uninterrupted_one(
 
 
 @METHOD
-@pytest.mark.parametrize(("precision", "bound"), [("fp16", 0.01), ("bf16", 0.05), ("amp", 0.05)])
+@pytest.mark.parametrize(("precision", "bound"), [("fp16", 0.01), ("bf16", 0.05), ("amp", 0.05), ("amp_bf16", 0.05)])
 def test_precisions_agree(method: str, precision: str, bound: float, make: Make) -> None:
     """The first loss within the bound of fp32's; prompts and optimiser state are fp32 in all."""
     exact, trainer = make(method), make(method, {"PREC": precision})
@@ -75,7 +75,7 @@ def test_precisions_agree(method: str, precision: str, bound: float, make: Make)
     assert all(p.dtype == torch.float32 for p in trainer.model.method.parameters())
     buffers = [s["momentum_buffer"] for s in trainer.optim.state.values()]
     assert buffers and all(b.dtype == torch.float32 and b.isfinite().all() for b in buffers)
-    half = {"fp16": torch.float16, "bf16": torch.bfloat16, "amp": torch.float32}[precision]
+    half = {"fp16": torch.float16, "bf16": torch.bfloat16, "amp": torch.float32, "amp_bf16": torch.float32}[precision]
     assert trainer.model.clip.dtype == half
     with torch.no_grad():
         assert trainer.model_inference(batch()[0]).isfinite().all()
@@ -134,7 +134,9 @@ def test_gradients_that_always_overflow_are_an_error(make: Make, monkeypatch: py
 
 
 def test_unknown_precision(make: Make) -> None:
-    with pytest.raises(ValueError, match=r"TRAINER.COOP.PREC must be one of fp32, fp16, bf16, amp, but is 'half'"):
+    with pytest.raises(
+        ValueError, match=r"TRAINER.COOP.PREC must be one of fp32, fp16, bf16, amp, amp_bf16, but is 'half'"
+    ):
         make("CoOp", {"PREC": "half"})
 
 

@@ -54,7 +54,7 @@ BAD = [
     ({"FREE": math.nan}, "FREE must be a finite number, but is nan"),
     ({"FREE": -math.inf}, "FREE must be a finite number, but is -inf"),
     ({"SWITCH": 1}, "SWITCH must be of type bool, but is 1"),
-    ({"PREC": "half"}, "PREC must be one of fp32, fp16, bf16, amp, but is 'half'"),
+    ({"PREC": "half"}, "PREC must be one of fp32, fp16, bf16, amp, amp_bf16, but is 'half'"),
     ({"INNER": Inner(RATE=-1.0)}, "INNER.RATE must be larger than 0, but is -1.0"),
     ({"INNER": Inner(RATE=7.0)}, "INNER.RATE must not be seven"),
 ]

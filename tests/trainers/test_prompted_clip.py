@@ -225,3 +225,30 @@ def test_frozen_features_of_half_precision_are_added_in_fp32(make: Make) -> None
     with torch.no_grad():
         total = sum(model._encode_template(template).double() for template in templates)
     assert difference(model.zeroshot(templates, unit_each=False), total / total.norm(dim=1, keepdim=True)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("precision", "on_gpu", "on_cpu", "scaled"),
+    [
+        ("fp32", None, None, False),
+        ("bf16", None, None, False),
+        ("fp16", None, None, True),
+        ("amp", torch.float16, torch.bfloat16, True),
+        ("amp_bf16", torch.bfloat16, torch.bfloat16, False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:CUDA is not available", "ignore:User provided device_type")
+def test_what_is_autocast_to(
+    precision: str,
+    on_gpu: torch.dtype | None,
+    on_cpu: torch.dtype | None,
+    scaled: bool,
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And whether a GPU's gradients need a scaled loss."""
+    classifier = make("CoOp", {"PREC": precision}).model
+    assert getattr(classifier.autocast(), "fast_dtype", None) == on_cpu
+    monkeypatch.setattr(type(classifier), "device", property(lambda self: torch.device("cuda")))
+    assert getattr(classifier.autocast(), "fast_dtype", None) == on_gpu
+    assert classifier.has_fp16_activations == scaled
