@@ -228,11 +228,11 @@ def test_every_file_can_be_planned(path: Path, tmp_path: Path, capsys: pytest.Ca
     ("name", "only", "count"),
     [
         ("demo", "ZeroshotCLIP,RPP,tiny_shapes", 11),  # transfer 4, base and new of 3, what one of them starts from
-        ("embedded_ablation", "POMP,tiny_print", 8),  # four lengths, which cover the one amount of data that is left
+        ("embedded_ablation", "POMP,tiny_print", 6),  # three lengths, and the one amount of data that is left
         ("embedded_base2new", "ZeroshotCLIP,RPP,tiny_shapes", 7),  # RPP twice, and its pretraining
         ("embedded_xd", "ZeroshotCLIP,RPP,tiny_digits", 4),
         ("embedded_dg", "MaPLe,tiny_source_warp", 2),
-        ("embedded_pretrain", "POMP,tiny_counts,tiny_source_tint", 3),
+        ("embedded_pretrain", "POMP,tiny_counts", 2),
         ("embedded_fewshot", "RPP,tiny_textures", 3),  # with the prompts that one of them starts from
     ],
 )
