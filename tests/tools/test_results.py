@@ -193,6 +193,21 @@ def test_zero_shot_joins_every_table(tmp_path: Path):
     assert (few["CLIP"]["dtd", "0"].sample.mean, few["CoOp"]["dtd", "1"].sample.mean) == (50.0, 60.0)
 
 
+def test_zero_shot_with_other_words_is_a_row_of_its_own(tmp_path: Path):
+    """Found by the record, whatever the folder is called; papers' numbers are of the data sets' own words."""
+    facts = {"trainer": "ZeroshotCLIP", "eval_only": True}
+    make_run(tmp_path / "dtd/CoOp/vit_b16_1shots/seed1", 60.0, trainer="CoOp", num_shots=1)
+    for half, value in (("base", 53.24), ("new", 59.9)):
+        make_run(tmp_path / f"own/{half}", value, subsample_classes=half, **facts)
+        words = {"DATASET": {"TEMPLATE": "a photo of a {}."}}
+        make_run(tmp_path / f"generic/{half}", value - 10, words, subsample_classes=half, **facts)
+    rows = table_of(tmp_path, "base2new").rows
+    assert {*rows} == {"CLIP", "CLIP a photo of a {}."}
+    own, generic = rows["CLIP"]["dtd", "base"], rows["CLIP a photo of a {}."]["dtd", "base"]
+    assert (own.value, generic.value) == (53.24, 43.24)
+    assert own.published.value == pytest.approx(53.24) and generic.published is None
+
+
 def test_zero_shot_alone_makes_a_table(tmp_path: Path):
     make_run(tmp_path / "zs", 50.0, trainer="ZeroshotCLIP", eval_only=True)
     make_transfer(tmp_path / "other", backbone="RN50")

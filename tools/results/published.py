@@ -71,7 +71,7 @@ def find(rows: list[Published], runs: Sequence[Run], dataset: str, metric: str) 
 
 
 def _fits(row: Published, run: Run) -> bool:
-    if run.split != "test":
+    if run.split != "test" or (run.zero_shot and run.setting):  # papers use each data set's own words
         return False
     wanted = options_of(row)
     if wanted.keys() <= run.config.keys():

@@ -39,7 +39,8 @@ LAYOUTS = (
 class Run:
     """One evaluated run.
 
-    setting: the config's name by the folder layout; for a run made by hand, its folder without seed, method, data set.
+    setting: the config's name by the folder layout; for a run made by hand, its folder without seed, method, data set;
+    of a zero-shot run the template that took the place of the data set's own.
     classes: all | base | new. shots: images per class; 0: zero-shot; -1: all images.
     model_dir: folder an evaluation loaded its prompts from; source: the data set they were trained on ("": unknown).
     results: what the evaluator found on the ``split``. config: leaves of the configuration that trained the prompts.
@@ -152,7 +153,9 @@ def _make_run(folder: Path, root: Path, metrics: dict[str, Any], results: dict[s
     return Run(
         folder=folder,
         method=method,
-        setting="" if zero_shot else place.get("setting") or _setting_by_hand(folder, root, method, dataset),
+        setting=config.get("DATASET.TEMPLATE", "")
+        if zero_shot
+        else place.get("setting") or _setting_by_hand(folder, root, method, dataset),
         backbone=metrics["backbone"],
         dataset=dataset,
         classes=metrics["subsample_classes"],
