@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import trainers
 from benchmarks import naive
 from clip import CLIP, PromptPlan
-from clip.weights import set_precision
+from clip.clip import load_frozen
 from configs import ROOT, methods
 from dassl.config import merge_from_file, merge_from_list
 from dassl.utils import set_exact_fp32
@@ -41,8 +41,7 @@ def vit_b16(precision: str = "fp32") -> CLIP:
     """CLIP of ViT-B/16's shapes; the weights do not matter for time."""
     set_exact_fp32()
     torch.manual_seed(0)
-    model = CLIP(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
-    return set_precision(model, precision).eval().requires_grad_(False).to(device())
+    return load_frozen("random:ViT-B/16", "", precision).to(device())
 
 
 def class_names(count: int) -> list[str]:

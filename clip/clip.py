@@ -1,7 +1,8 @@
 """OpenAI's public functions: ``load``, ``tokenize``, ``available_models``.
 
 A backbone is named as OpenAI does (``ViT-B/16``, ``RN50``), as open_clip does with its pretrained tag
-(``ViT-B-16:laion2b_s34b_b88k``), ``tiny`` (shipped with this code), or given as a weights file.
+(``ViT-B-16:laion2b_s34b_b88k``), ``tiny`` (shipped with this code), or given as a weights file. ``random:`` in front of
+any of these is a model of its shapes with random weights, for measurements: nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ OPENAI_MODELS = {  # our name -> open_clip's
     "ViT-L/14": "ViT-L-14",
     "ViT-L/14@336px": "ViT-L-14-336",
 }
+RANDOM = "random:"
 TINY = Path(__file__).with_name("tiny_clip.safetensors")
 PIXEL_MEAN, PIXEL_STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 # What a model configuration of open_clip may contain to be the architecture of clip/model.py.
@@ -70,6 +72,10 @@ def load_model(name: str = "", path: str = "", download_root: str | None = None)
     width; otherwise QuickGELU and 64 numbers a head, as in OpenAI's models. ``name`` may be a path as well.
     """
     source = (name, path)
+    if name.startswith(RANDOM):
+        model = random_model(name.removeprefix(RANDOM), path)
+        model.source = source
+        return model
     if not path and Path(name).is_file():
         name, path = "", name
     path = path or (str(TINY) if name == "tiny" else download(name, download_root))
@@ -82,6 +88,25 @@ def load_model(name: str = "", path: str = "", download_root: str | None = None)
 def load_frozen(name: str, path: str, precision: str) -> CLIP:
     """A backbone for prompts: in evaluation mode, without gradients, in the given precision (``set_precision``)."""
     return set_precision(load_model(name, path), precision).eval().requires_grad_(False)
+
+
+def random_model(name: str, path: str = "") -> CLIP:
+    """The shapes of a backbone, or of a weights file, and random weights; it knows all words."""
+    known, tag = (OPENAI_MODELS[name], "openai") if name in OPENAI_MODELS else split_tag(name)
+    if path or known not in open_clip.list_models():
+        model = load_model(name, path)
+        model.initialize_parameters()
+        model.known_tokens = None
+        return model
+    more = architecture(known, tag) if is_open_clip(name) else {}
+    config = open_clip.get_model_config(known)
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    layers = vision["layers"] if isinstance(vision["layers"], int) else tuple(vision["layers"])
+    sizes = {"vision_layers": layers, "vision_width": vision["width"], "vision_patch_size": vision["patch_size"]}
+    sizes |= {f"transformer_{key}": text[key] for key in ("width", "heads", "layers")}
+    sizes |= {key: text[key] for key in ("context_length", "vocab_size")}
+    model = CLIP(config["embed_dim"], vision["image_size"], **(sizes | more))
+    return model.eval()
 
 
 def options(metadata: dict[str, str]) -> dict[str, object]:

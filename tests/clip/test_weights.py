@@ -163,6 +163,26 @@ def test_metadata_of_own_safetensors_tells_heads_and_vocabulary(tmp_path: Path) 
         model.encode_text(clip.tokenize("a photo of a dog."))
 
 
+@pytest.mark.parametrize(
+    "name, parameters, heads",
+    [("ViT-B/16", 149_620_737, 8), ("RN50", 102_007_137, 8), ("ViT-L/14@336px", 427_944_193, 12)],
+)
+def test_random_weights_in_the_shapes_of_a_backbone(name: str, parameters: int, heads: int) -> None:
+    """The published numbers of parameters, without a download."""
+    with torch.device("meta"):
+        model = load_model(f"random:{name}")
+    assert sum(param.numel() for param in model.parameters()) == parameters
+    assert model.transformer.resblocks[0].attn.heads == heads and not model.training
+    assert model.source == (f"random:{name}", "")
+
+
+def test_random_weights_in_the_shapes_of_the_tiny_model() -> None:
+    tiny, model = load_model("tiny"), load_model("random:tiny")
+    assert [t.shape for t in model.state_dict().values()] == [t.shape for t in tiny.state_dict().values()]
+    assert tiny.known_tokens is not None and model.known_tokens is None
+    assert not torch.equal(model.text_projection, tiny.text_projection)
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"No weights file at .*nothing\.pt"):
         load_model(path=str(tmp_path / "nothing.pt"))
