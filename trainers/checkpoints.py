@@ -22,9 +22,11 @@ FROZEN_PREFIXES = ("image_encoder.", "text_encoder.", "logit_scale", "prompt_lea
 
 def load_prompts(classifier: PromptedCLIP, path: str | Path, epoch: int | None = None) -> int:
     """Load a method's tensors from a checkpoint file, or from the one of a run's folder that ``find_checkpoint`` takes;
-    returns the number of epochs that it was trained for. ValueError naming what does not fit."""
+    returns the number of epochs that it was trained for. They may be of another method that this one can start from.
+    ValueError naming what does not fit."""
     method = classifier.method
-    path = find_checkpoint(str(path), method.folder, epoch)
+    folders = (name for name in (method.folder, *method.starts_from) if Path(path, name).is_dir())
+    path = find_checkpoint(str(path), next(folders, method.folder), epoch)
     checkpoint = load_checkpoint(path)
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"{path} holds no state dict (names with tensors), but a {type(checkpoint).__name__}")
@@ -32,6 +34,10 @@ def load_prompts(classifier: PromptedCLIP, path: str | Path, epoch: int | None =
         weights = prompts_only(checkpoint.get("state_dict", checkpoint), method)
         if strange := [key for key, value in weights.items() if not isinstance(value, Tensor)]:
             raise TypeError(f"{strange[0]} is no tensor")
+    try:
+        weights = method.adopt(weights)
+    except ValueError as error:
+        raise ValueError(f"{type(method).__name__} cannot start from {path}: {error}") from error
     method.resize(weights)
     load_exactly(method, weights, path)
     classifier.train(classifier.training)  # forgets the class features of other prompts

@@ -5,12 +5,16 @@ Depth 0 in one encoder leaves it alone: language-only and vision-only prompting 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from clip import CLIP
 
 from .contexts import check_depths, random_prompts, shared_plan
 from .method import Context, Method, Needs, Prompts, option
+from .rpp import RPP, shared_prompts
 
 
 class IVLP(Method):
@@ -25,6 +29,7 @@ class IVLP(Method):
         CTX_INIT: str = "a photo of a"
 
     folder = "VLPromptLearner"
+    starts_from = (RPP.folder,)
 
     def __init__(self, clip: CLIP, options: Options | None = None, num_classes: int = 0) -> None:
         super().__init__(clip, options)
@@ -43,6 +48,11 @@ class IVLP(Method):
 
     def prompts(self) -> Prompts:
         return Prompts(text=shared_plan(self.text), vision=shared_plan(self.vision))
+
+    def adopt(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """RPP's shared prompts: the same function if they were trained with RESIDUAL query."""
+        names = self.published_names()
+        return {names.get(ours, ours): rows for ours, rows in shared_prompts(state).items()} or state
 
     def published_names(self) -> dict[str, str]:
         block = "encoder.transformer.resblocks"

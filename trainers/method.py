@@ -101,6 +101,7 @@ class Method(nn.Module):
 
     Options: ClassVar[type[Options]] = Options
     folder: ClassVar[str] = "prompt_learner"  # of its checkpoints, as published files have it
+    starts_from: ClassVar[tuple[str, ...]] = ()  # folders of other methods whose prompts ``adopt`` takes
 
     def __init__(self, clip: CLIP, options: Options | None = None, num_classes: int = 0) -> None:
         super().__init__()
@@ -154,6 +155,11 @@ class Method(nn.Module):
 
     def end_epoch(self, done: int, total: int, classifier: PromptedCLIP, data: Data) -> None:
         """After each epoch, before it is evaluated and saved: ``done`` of ``total`` epochs."""
+
+    def adopt(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A checkpoint's tensors under this method's keys, where they are those of another that it can start from.
+        ValueError saying why such a method's cannot be taken."""
+        return state
 
     def resize(self, state: Mapping[str, Tensor]) -> None:
         """Before a checkpoint is loaded: give parameters sizes that only the file knows, such as that of a cache."""

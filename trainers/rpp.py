@@ -7,6 +7,7 @@ open is an option here; ``docs/method.md`` lists these assumptions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -55,6 +56,21 @@ class UnsharedPrompts(nn.ModuleDict):
         return PromptPlan(
             query[0], {layer: LayerPrompt(*views) for layer, views in enumerate(zip(query, key, value, stays))}
         )
+
+
+def shared_prompts(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``text.0``, ``vision.0``, ... of a checkpoint of RPP; empty for one of another method. ValueError if query, key
+    and value have not one prompt in common."""
+    parts = [key.split(".") for key in state]
+    views = {view for one in VIEWS.values() for view in one}
+    if not all(len(part) == 3 and part[0] in ("text", "vision") and part[1] in views for part in parts):
+        return {}
+    if own := sorted({view for _, view, _ in parts} - {"prompt"}):
+        raise ValueError(
+            f"its prompts are RPP's, with some of their own for {' and '.join(own)}, where one shared prompt is wanted:"
+            " only those that were trained with TRAINER.RPP.QKV shared can be taken"
+        )
+    return {f"{encoder}.{layer}": rows for (encoder, _, layer), rows in zip(parts, state.values())}
 
 
 class RPP(Method):
