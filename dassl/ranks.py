@@ -20,7 +20,7 @@ from torch import Tensor
 from dassl.utils.logger import log
 from dassl.utils.tools import is_user_error
 
-__all__ = ["LostRankError", "Ranks", "current", "start"]
+__all__ = ["LostRankError", "Ranks", "acting_as", "current", "start"]
 
 Result = TypeVar("Result")
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK")
@@ -190,6 +190,17 @@ _current = Ranks()
 def current() -> Ranks:
     """The ranks that ``start`` joined; a single one before that."""
     return _current
+
+
+@contextmanager
+def acting_as(ranks: Ranks) -> Iterator[None]:
+    """Let these be the current ones: for a plan, which does one rank's work without the others."""
+    global _current
+    before, _current = _current, ranks
+    try:
+        yield
+    finally:
+        _current = before
 
 
 def start(timeout: float) -> Ranks:

@@ -1,131 +1,228 @@
-"""What a run costs on this machine, measured in a few steps; the command is ``tools.plan``."""
+"""What a run costs on this machine, measured in a few steps; the command is ``tools.plan``.
+
+Weights and data that are not here are stood in for (``tools/stand_ins.py``), other ranks too (``tools/dry_run.py``).
+"""
 
 from __future__ import annotations
 
+import random
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
-from itertools import chain, islice, repeat
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
 
 import torch
 from tabulate import tabulate
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 import datasets  # noqa: F401 - registers the data sets
 import train
+from dassl.config import CfgNode
 from dassl.engine import build_trainer
 from dassl.engine.record import peak_memory_gb
+from dassl.ranks import Ranks, acting_as
+from tools.dry_run import FirstOf
+from tools.estimate import Cost
 from tools.jobs import silence
+from tools.shares import Share
+from tools.stand_ins import NOTHING, Stated, use_data, use_weights
 from trainers.base import PromptTrainer
 
-WARM_UP, STEPS, TEST_BATCHES = 2, 5, 2
+WARM_UP, STEPS = 2, 5
 BATCH_SIZES = (1, 4, 100)
-MEASURED_SECONDS = 1.0
+MEASURED_SECONDS, ENOUGH_SECONDS = 3.0, 60.0
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of one training run and its test. seconds: of a step, and of the test of one image; memory in 10^9 bytes."""
-
-    trainable: int
-    clip: int
-    images: int
-    batch_size: int
-    steps: int
-    epochs: int
-    test_images: int
-    step_seconds: float
-    test_seconds: float
-    memory_gb: float
-    device: str
-
-    @property
-    def train_seconds(self) -> float:
-        return self.steps * self.epochs * self.step_seconds
-
-    def rows(self) -> list[tuple[str, str]]:
-        test = self.test_images * self.test_seconds
-        return [
-            ("trainable parameters", f"{self.trainable:,} ({100 * self.trainable / self.clip:.3f} % of CLIP)"),
-            ("training images", f"{self.images:,}, {self.batch_size} a step"),
-            ("steps", f"{self.steps:,} x {self.epochs} epochs = {self.steps * self.epochs:,}"),
-            ("one step", f"{1000 * self.step_seconds:.1f} ms, data included"),
-            ("training, estimated", duration(self.train_seconds)),
-            (f"test of {self.test_images:,} images, estimated", duration(test)),
-            ("peak memory", f"{self.memory_gb:.2f} GB ({self.device})"),
-        ]
+# The trainer ----------------------------------------------------------------------------------------------------------
 
 
-def duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+def plan(argv: Sequence[str], ranks: int = 1, stated: Stated = NOTHING) -> Cost:
+    """Of the run that ``train.py`` would carry out with these arguments, in so many processes."""
+    start = time.perf_counter()
+    trainer, notes = build(argv, ranks, stated)
+    return measure(trainer, notes, time.perf_counter() - start)
 
 
-def build(argv: Sequence[str]) -> PromptTrainer:
-    """The trainer of a run, on its device, ready for a step; what it would print is left out."""
-    with silence():
-        cfg = train.setup_cfg(train.parse_args([*argv]))
-        trainer = build_trainer(cfg)
-        trainer.begin()
-    trainer.num_batches = len(trainer.train_loader_x)
+def build(argv: Sequence[str], ranks: int = 1, stated: Stated = NOTHING) -> tuple[PromptTrainer, dict[str, str]]:
+    """The trainer of a run, or of one of its ranks, on its device and ready for a step, and what stands in for what;
+    prints nothing."""
+    if ranks < 1:
+        raise ValueError(f"--ranks must be 1 or more, but is {ranks}")
+    one = FirstOf(ranks) if ranks > 1 else Ranks()
+    with silence(), acting_as(one):
+        cfg = train.setup_cfg(train.parse_args([*argv])).clone()
+        cfg.defrost()
+        notes = {"weights": weights} if (weights := use_weights(cfg, stated.forced)) else {}
+        if stated.replaces_data:
+            notes["data"] = use_data(cfg, stated)
+            return begun(cfg), notes
+        try:
+            return begun(cfg), notes
+        except FileNotFoundError as error:
+            try:
+                notes["data"] = use_data(cfg, stated)
+            except ValueError as unknown:
+                raise FileNotFoundError(f"{error}; {unknown}, to plan without it") from error
+            return begun(cfg), notes
+
+
+def begun(cfg: CfgNode) -> PromptTrainer:
+    cfg = cfg.clone()
+    cfg.freeze()
+    trainer = build_trainer(cfg)
+    trainer.ranks.classes = trainer.num_classes
+    trainer.begin()
+    trainer.num_batches, trainer.epoch, trainer.batch_idx = len(trainer.train_loader_x), 0, 0
     return trainer
 
 
-def measure(trainer: PromptTrainer) -> Cost:
+# Measurements ---------------------------------------------------------------------------------------------------------
+
+
+def measure(trainer: PromptTrainer, notes: Mapping[str, str] | None = None, start_seconds: float = 0.0) -> Cost:
     """Carry out a few steps and test batches of a trainer that is not needed afterwards."""
+    cfg, data = trainer.cfg, trainer.dm.dataset
     learns = any(param.requires_grad for param in trainer.model.parameters())
-    step_seconds = seconds_a_step(trainer) if learns else 0.0
-    batch = trainer.train_loader_x.batch_size
+    with tqdm(total=3, desc="measuring steps", leave=False, disable=None) as bar:
+        step, first = seconds_a_step(trainer) if learns else (0.0, 0.0)
+        following(bar, "measuring a checkpoint")
+        saving = seconds_a_checkpoint(trainer) if learns else 0.0
+        following(bar, "measuring the test")
+        texts, image = seconds_of_test(trainer)
+    epochs = trainer.max_epoch if learns else 0
+    frequency, has_test = cfg.TRAIN.CHECKPOINT_FREQ, not cfg.TEST.NO_TEST
     return Cost(
-        trainable=count(trainer.model, trainable=True),
+        share=share_of(trainer, state_numbers(trainer) if learns else 0),
         clip=count(trainer.model.clip),
-        images=len(trainer.dm.dataset.train_x),
-        batch_size=batch,
+        images=len(data.train_x),
         steps=trainer.num_batches,
-        epochs=trainer.max_epoch if learns else 0,
-        test_images=len(trainer.dm.dataset.test),
-        step_seconds=step_seconds,
-        test_seconds=seconds_a_test_image(trainer),
+        epochs=epochs,
+        val_images=len(data.val or ()),
+        evaluations=(epochs if cfg.TEST.FINAL_MODEL == "best_val" and has_test else 0, int(has_test)),
+        test_images=len(data.test),
+        checkpoints=epochs + (epochs // frequency if frequency > 0 else 0),
+        start_seconds=start_seconds,
+        first_seconds=first,
+        step_seconds=step,
+        text_seconds=texts,
+        test_seconds=image,
+        checkpoint_seconds=saving,
         memory_gb=peak_memory_gb(trainer.device),
         device=torch.cuda.get_device_name(trainer.device) if trainer.device.type == "cuda" else "CPU",
+        notes=notes or {},
     )
+
+
+def following(bar: tqdm, stage: str) -> None:
+    bar.update()
+    bar.set_description(stage)
 
 
 def count(module: torch.nn.Module, trainable: bool = False) -> int:
     return sum(param.numel() for param in module.parameters() if param.requires_grad or not trainable)
 
 
-def seconds_a_step(trainer: PromptTrainer) -> float:
+def state_numbers(trainer: PromptTrainer) -> int:
+    """What the optimiser keeps after a step, such as momenta."""
+    kept = chain.from_iterable(state.values() for state in trainer.optim.state.values())
+    return sum(value.numel() for value in kept if isinstance(value, torch.Tensor) and value.dim())
+
+
+def share_of(trainer: PromptTrainer, state: int = 0) -> Share:
+    """Of a trainer's step; ``state``: numbers that the optimiser keeps."""
+    cfg, sampling, model = trainer.cfg, trainer.needs.sampling, trainer.model
+    with torch.no_grad(), model.autocast():
+        try:
+            model.train().features(None, model.subset(torch.zeros(1, dtype=torch.long))[0])
+            is_shared = model.ranks.size == trainer.ranks.size
+        except ValueError:  # texts per image
+            is_shared = False
+    return Share(
+        ranks=trainer.ranks.size,
+        batch=trainer.train_loader_x.batch_size,
+        classes=trainer.num_classes,
+        candidates=sampling.num_candidates if sampling else 0,
+        width=model.clip.embed_dim,
+        parameters=count(model, trainable=True),
+        state=state,
+        views=cfg.DATALOADER.K_TRANSFORMS * trainer.needs.views,
+        passes=cfg.OPTIM.ACCUM_STEPS,
+        shares_texts=is_shared,
+    )
+
+
+def seconds_a_step(trainer: PromptTrainer) -> tuple[float, float]:
+    """Of a step, and what the first one takes beyond it: loaders start, a teacher encodes its classes."""
     trainer.set_model_mode("train")
-    batches: Iterator[Any] = chain.from_iterable(repeat(trainer.train_loader_x))
-    for trainer.batch_idx, batch in enumerate(islice(batches, WARM_UP)):
-        trainer.forward_backward(batch)
-    begun = now(trainer.device)
-    for trainer.batch_idx, batch in enumerate(islice(batches, STEPS)):
-        trainer.forward_backward(batch)
-    return (now(trainer.device) - begun) / STEPS
+    batches = chain.from_iterable(repeat(trainer.train_loader_x))
+
+    def step() -> object:
+        return trainer.forward_backward(next(batches))
+
+    first = seconds_of(step, trainer.device)
+    for _ in range(WARM_UP - 1):
+        step()
+    each = max(mean_seconds(step, trainer.device), loading_seconds(trainer.train_loader_x))
+    return each, max(first - each, 0.0)
+
+
+def loading_seconds(loader: DataLoader) -> float:
+    """Of a batch, if its workers are never waited for: a few steps find batches that were made in advance. 0 without
+    workers, where loading is part of the step."""
+    if not loader.num_workers:
+        return 0.0
+    draw, images = random.Random(0), loader.dataset
+    return mean_seconds(lambda: images[draw.randrange(len(images))]) * loader.batch_size / loader.num_workers
+
+
+def seconds_a_checkpoint(trainer: PromptTrainer) -> float:
+    with tempfile.TemporaryDirectory() as folder, silence():
+        return seconds_of(lambda: trainer.save_model(0, folder), trainer.device)
 
 
 @torch.no_grad()
-def seconds_a_test_image(trainer: PromptTrainer) -> float:
+def seconds_of_test(trainer: PromptTrainer) -> tuple[float, float]:
+    """Of the class texts, which are encoded once, and of one image."""
     trainer.set_model_mode("eval")
+    trainer.evaluator.reset()
     blank = torch.zeros(1, 3, *trainer.cfg.INPUT.SIZE, device=trainer.device)
-    trainer.model_inference(blank)  # class names are encoded here, once a test
-    begun, images = now(trainer.device), 0
-    for batch in islice(trainer.test_loader, TEST_BATCHES):
-        if batch is None:  # every image of it was unreadable
-            continue
-        image, _ = trainer.parse_batch_test(batch)
-        trainer.model_inference(image)
-        images += len(image)
-    return (now(trainer.device) - begun) / max(images, 1)
+    first, again = (seconds_of(lambda: trainer.model_inference(blank), trainer.device) for _ in range(2))
+    batches = (batch for batch in chain.from_iterable(repeat(trainer.test_loader)) if batch is not None)
+    images = []
+
+    def process() -> None:
+        image, label = trainer.parse_batch_test(next(batches))
+        trainer.evaluator.process(trainer.model_inference(image), label)
+        images.append(len(image))
+
+    process()
+    images.clear()
+    each = mean_seconds(process, trainer.device, least=2) * len(images) / sum(images)
+    loading = loading_seconds(trainer.test_loader) / trainer.test_loader.batch_size
+    return max(first - again, 0.0), max(each, loading)
 
 
-def now(device: torch.device) -> float:
+def seconds_of(work: Callable[[], object], device: torch.device | None = None) -> float:
+    begun = now(device)
+    work()
+    return now(device) - begun
+
+
+def mean_seconds(work: Callable[[], object], device: torch.device | None = None, least: int = STEPS) -> float:
+    """Of one call, over at least so many and ``MEASURED_SECONDS``, but no more once it took ``ENOUGH_SECONDS``."""
+    begun, calls, passed = now(device), 0, 0.0
+    while passed < ENOUGH_SECONDS and (calls < least or passed < MEASURED_SECONDS):
+        work()
+        calls, passed = calls + 1, time.perf_counter() - begun
+    return (now(device) - begun) / calls
+
+
+def now(device: torch.device | None = None) -> float:
     """Seconds, when the device has done what it was given."""
-    if device.type == "cuda":
+    if device is not None and device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
@@ -152,7 +249,7 @@ def complexity(trainer: PromptTrainer) -> dict[str, object]:
         "% of CLIP": f"{100 * trainable / count(trainer.model.clip):.3f}",
         "GFLOPs, texts and an image": f"{first:.2f}",
         "GFLOPs, an image": f"{later:.2f}",
-        **{f"images/s, batch {n}": f"{n * rate(forward(n), trainer.device):.0f}" for n in BATCH_SIZES},
+        **{f"images/s, batch {n}": f"{n / mean_seconds(forward(n), trainer.device, 1):.0f}" for n in BATCH_SIZES},
     }
 
 
@@ -163,21 +260,11 @@ def gigaflops(forward: Callable[[], object]) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def rate(forward: Callable[[], object], device: torch.device) -> float:
-    """Calls per second."""
-    forward()
-    begun, calls = now(device), 0
-    while (passed := now(device) - begun) < MEASURED_SECONDS:
-        forward()
-        calls += 1
-    return calls / passed
-
-
 def complexity_table(runs: Sequence[Sequence[str]]) -> str:
     """One row for each run, given by its arguments of ``train.py``."""
     rows = []
     for argv in runs:
-        row = complexity(build(argv))
+        row = complexity(build(argv)[0])
         config = Path(train.parse_args([*argv]).config_file).stem
         rows.append({"method": row.pop("method"), "settings": config, **row})
     return tabulate(rows, headers="keys", disable_numparse=True)

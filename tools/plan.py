@@ -3,8 +3,12 @@
     python -m tools.plan configs/trainers/RPP/tiny.yaml
     python -m tools.plan --trainer RPP
     python -m tools.plan --complexity --trainer MaPLe    # FLOPs and images per second, as in MaPLe's Table 6
+    python -m tools.plan configs/trainers/RPP/vit_b16_ep5_randaug2.yaml --ranks 8 \\
+        --dataset-config-file configs/datasets/imagenet_21k.yaml DATASET.NUM_SHOTS 16
 
-Nothing is written. Times and memory are those of this machine.
+Times and memory are those of this machine; nothing is downloaded or left on disk. Stand-ins take the place of weights
+and data that are not here: random weights of the backbone's shapes, and as many photos and classes as the data set is
+known to have, or as are stated. With --ranks one of so many processes is measured, and what each has to do is told.
 """
 
 from __future__ import annotations
@@ -13,8 +17,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-from tabulate import tabulate
 
 from dassl.utils import exit_status
 from train import add_import, method_names
@@ -36,20 +38,29 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--complexity", action="store_true", help="FLOPs and images per second instead")
+    parser.add_argument("--ranks", type=int, default=1, metavar="N", help="processes, as torchrun starts them")
+    parser.add_argument("--stand-in", action="store_true", help="for weights and data, even if they are here")
+    stated = parser.add_argument_group("a data set of these sizes in place of the config's own")
+    stated.add_argument("--classes", type=int)
+    stated.add_argument("--images", type=int, help="of the training; default: DATASET.NUM_SHOTS of each class")
+    stated.add_argument("--test-images", type=int)
+    stated.add_argument("--photo", type=int, nargs=2, metavar=("W", "H"), help="width and height of stored photos")
     add_import(parser)
     return parser.parse_known_args(argv)
 
 
-def run(complexity: bool, argv: Sequence[str]) -> None:
+def run(args: argparse.Namespace, argv: Sequence[str]) -> None:
     from tools import cost  # not at the top: it needs torch, which takes seconds, and a usage does not
 
-    print(cost.complexity_table([argv]) if complexity else tabulate(cost.measure(cost.build(argv)).rows()))
+    photo = args.photo and tuple(args.photo)
+    stated = cost.Stated(args.classes, args.images, args.test_images, photo, args.stand_in)
+    print(cost.complexity_table([argv]) if args.complexity else cost.plan(argv, args.ranks, stated).table())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args, words = parse_args(argv)
     imports = [word for module in args.imports for word in ("--import", module)]
-    return exit_status(lambda: run(args.complexity, [*imports, *run_arguments(words)]))
+    return exit_status(lambda: run(args, [*imports, *run_arguments(words)]))
 
 
 if __name__ == "__main__":
