@@ -3,11 +3,14 @@
 ``<run>/<model>/model.pth.tar-<epoch>`` are the checkpoints that are kept, ``checkpoint`` names the one saved last.
 """
 
+import contextlib
 import io
 import os
 import re
 import shutil
 import warnings
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -25,30 +28,50 @@ __all__ = [
     "find_checkpoint",
     "load_checkpoint",
     "newest_state",
+    "read_states",
+    "remove_leftovers",
+    "remove_states",
     "restore",
     "resume_from_checkpoint",
     "save_checkpoint",
+    "save_state",
     "save_torch",
+    "states",
     "without_module",
 ]
 
-LAST = "model-last.pth.tar"  # the state after the newest finished epoch, while training goes on
+LAST = "model-last.pth.tar"  # the newest state to go on from, while training goes on; model-last-1.pth.tar before that
 BEST = "model-best.pth.tar"
 
 
 # Search ---------------------------------------------------------------------------------------------------------------
 
 
-def newest_state(folder: str) -> str | None:
-    """The file that an unfinished run left, else the one that ``checkpoint`` names, else that of the last epoch."""
-    last, pointer = os.path.join(folder, LAST), os.path.join(folder, "checkpoint")
-    if os.path.isfile(last):
-        return last
-    if os.path.isfile(pointer) and os.path.isfile(named := _named_by(pointer)):
-        return named
+def states(folder: str) -> list[str]:
+    """Files to go on from, the newest first: what an unfinished run left, then what ``checkpoint`` names, or the last
+    epoch's."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
+    found = [os.path.join(folder, name) for name in sorted(filter(_LAST.fullmatch, names), key=_age)]
+    pointer = os.path.join(folder, "checkpoint")
+    if os.path.isfile(pointer):
+        with contextlib.suppress(*([ValueError] if found else [])):  # a damaged pointer, which is not needed
+            if os.path.isfile(named := _named_by(pointer)):
+                return [*found, named]
     epochs = [int(name.rpartition("-")[2]) for name in names if re.fullmatch(r"model\.pth\.tar-\d+", name)]
-    return os.path.join(folder, f"model.pth.tar-{max(epochs)}") if epochs else None
+    return [*found, os.path.join(folder, f"model.pth.tar-{max(epochs)}")] if epochs else found
+
+
+def newest_state(folder: str) -> str | None:
+    """The first of ``states``, if there is one."""
+    return next(iter(states(folder)), None)
+
+
+_LAST = re.compile(r"model-last(-\d+)?\.pth\.tar")
+
+
+def _age(name: str) -> int:
+    """How many states came after it."""
+    return int((_LAST.fullmatch(name)[1] or "-0")[1:])
 
 
 def _named_by(pointer: str) -> str:
@@ -80,12 +103,38 @@ def find_checkpoint(path: str, name: str, epoch: int | None = None) -> str:
 # Write ----------------------------------------------------------------------------------------------------------------
 
 
-def save_torch(obj: Any, path: str) -> None:
+def save_torch(obj: Any, path: str, make_room: Callable[[], None] = lambda: None) -> None:
     """``torch.save``, atomically. A full disk is an ``OSError`` that leaves the previous file as it was."""
     buffer = io.BytesIO()
     torch.save(obj, buffer)
-    with atomic_write(path) as file:
+    with atomic_write(path, make_room=make_room) as file:
         file.write(buffer.getbuffer())
+
+
+def save_state(state: dict[str, Any], folder: str, keep: int) -> None:
+    """Write the state to go on from; ``keep`` of them stay. Whenever the process dies, one that is whole is there."""
+    names = [LAST, *(f"model-last-{age}.pth.tar" for age in range(1, keep))]
+    paths = [os.path.join(folder, name) for name in names]
+
+    def make_older() -> None:
+        for newer, older in reversed([*pairwise(paths)]):
+            if os.path.exists(newer):
+                os.replace(newer, older)
+
+    save_torch(state, paths[0], make_older)
+
+
+def remove_states(folder: str) -> None:
+    """When the last epoch's checkpoint is enough."""
+    for name in filter(_LAST.fullmatch, os.listdir(folder)):
+        os.remove(os.path.join(folder, name))
+
+
+def remove_leftovers(folder: str) -> None:
+    """Files that a killed process had begun to write in a folder of its own."""
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        if re.fullmatch(r"\.(model.*|checkpoint|config\.yaml|metrics\.json|cmat\.pt)\.\w+\.tmp", name):
+            os.remove(os.path.join(folder, name))
 
 
 def copy_file(source: str, target: str) -> None:
@@ -144,6 +193,43 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
             return torch.load(fpath, map_location="cpu", weights_only=True)
     except Exception:  # a damaged file can fail in any way
         return safe_load(fpath)  # older files; or the reason why this one cannot be read
+
+
+def read_states(folders: dict[str, str]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Path and content of the newest state of every model, all of the same step; folders: by the models' names.
+
+    A damaged file, or one that others have no counterpart of, is told and the one before it taken. ``ValueError`` if
+    none is left.
+    """
+    left = {name: states(folder) for name, folder in folders.items()}
+    found = {name: _next_readable(paths) for name, paths in left.items()}
+    while len({*(steps := {name: _step_of(state) for name, (_, state) in found.items()}).values()}) > 1:
+        newest = max(steps, key=steps.get)
+        if not left[newest]:
+            epochs = {name: state.get("epoch") for name, (_, state) in found.items()}
+            raise ValueError(f"the models of the run are not of the same epoch: {epochs}; start in a new folder")
+        found[newest] = _next_readable(left[newest])
+    return found
+
+
+def _next_readable(paths: list[str]) -> tuple[str, dict[str, Any]]:
+    """Take paths from the front of the list until one can be read."""
+    while True:
+        path = paths.pop(0)
+        log.info(f'Loading checkpoint from "{path}"')
+        try:
+            return path, load_checkpoint(path)
+        except ValueError as error:
+            if not paths:
+                raise
+            log.info(f"Note: it is damaged, going on from the one before it ({error})")
+
+
+def _step_of(state: Any) -> tuple[int, int]:
+    """Finished epochs, and steps of the next one."""
+    if not isinstance(state, dict) or not isinstance(state.get("epoch"), int):
+        return -1, 0
+    return state["epoch"], (state.get("position") or {}).get("step", 0)
 
 
 # Go on ----------------------------------------------------------------------------------------------------------------

@@ -97,6 +97,14 @@ class Ranks:
         before = sum(len(part) for part in parts[: self.rank])
         return torch.cat(parts), slice(before, before + len(mine))
 
+    def highest(self, number: int) -> int:
+        """The largest of the ranks' numbers."""
+        if self.size == 1:
+            return number
+        with self._told():
+            dist.all_reduce(found := torch.tensor(number), op=dist.ReduceOp.MAX)
+        return int(found)
+
     def on_first(self, work: Callable[[], Result]) -> Result:
         """Let the first rank do it; its result, or its error, is everybody's."""
         if self.size == 1:

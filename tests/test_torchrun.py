@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,47 +14,23 @@ from pathlib import Path
 
 import pytest
 
+from .processes import Processes, free_port
+
 ROOT = Path(__file__).parent.parent
 CLEAN = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")}
 CLEAN |= {"OMP_NUM_THREADS": "1"}
 
 
 def words(output: Path, *opts: object) -> list[str]:
-    shots = ("--seed", 1, "--output-dir", output, "DATASET.NUM_SHOTS", 1, "OPTIM.MAX_EPOCH", 2)
-    return [str(word) for word in ("train.py", "--trainer", "CoOp", *shots, "DATALOADER.NUM_WORKERS", 1, *opts)]
+    run = ("--trainer", "CoOp", "--seed", 1, "--output-dir", output, "--timeout", 5)
+    few = ("DATASET.NUM_SHOTS", 1, "OPTIM.MAX_EPOCH", 2, "DATALOADER.NUM_WORKERS", 1)
+    return [str(word) for word in (*run, *few, *opts)]
 
 
 def torchrun(size: int, argv: Sequence[str]) -> subprocess.CompletedProcess:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={size}", f"--master_port={port}"]
-    return subprocess.run([*command, *argv], cwd=ROOT, env=CLEAN, capture_output=True, text=True, timeout=120)
-
-
-def start(argvs: Sequence[Sequence[str]], **environment: str) -> list[subprocess.Popen]:
-    """One process for each list of arguments, which belong together."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(probe.getsockname()[1])}
-    size = str(len(argvs))
-    return [
-        subprocess.Popen(
-            [sys.executable, *argv],
-            cwd=ROOT,
-            env=CLEAN | address | {"WORLD_SIZE": size, "RANK": str(n), "LOCAL_RANK": str(n)} | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for n, argv in enumerate(argvs)
-    ]
-
-
-def ended(processes: Sequence[subprocess.Popen]) -> list[tuple[int, list[str]]]:
-    """Exit status and lines on standard error of each."""
-    found = [(process, process.communicate(timeout=120)[1]) for process in processes]
-    return [(process.returncode, error.splitlines()) for process, error in found]
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={size}", f"--master_port={free_port()}"]
+    command = [sys.executable, *launcher, "train.py", *argv]
+    return subprocess.run(command, cwd=ROOT, env=CLEAN, capture_output=True, text=True, timeout=200)
 
 
 def files(folder: Path) -> list[str]:
@@ -87,7 +62,7 @@ def test_a_run_of_two_processes(tmp_path: Path) -> None:
 def test_processes_with_other_options_are_refused(tmp_path: Path) -> None:
     """Told once, with the option; nothing is written."""
     both = [words(tmp_path / "run", "OPTIM.LR", rate) for rate in (0.1, 0.2)]
-    (first, told), (second, rest) = ended(start(both))
+    (first, told), (second, rest) = Processes(tmp_path, both).ended()
     assert (first, second) == (2, 2) and not rest
     assert len(told) == 1 and "OPTIM.LR is 0.1 on rank 0 and 0.2 on rank 1" in told[0]
     assert not (tmp_path / "run").exists()
@@ -95,7 +70,7 @@ def test_processes_with_other_options_are_refused(tmp_path: Path) -> None:
 
 def test_a_mistake_of_one_machine_is_told_with_its_rank(tmp_path: Path) -> None:
     own = [words(tmp_path / "run", "MODEL.BACKBONE.PATH", path) for path in ("", "gone.safetensors")]
-    (first, told), (second, rest) = ended(start(own))
+    (first, told), (second, rest) = Processes(tmp_path, own).ended()
     assert (first, second) == (2, 2) and not rest
     assert len(told) == 1 and "on rank 1: " in told[0] and "gone.safetensors" in told[0]
     assert files(tmp_path / "run") == ["log.txt"]
@@ -103,7 +78,7 @@ def test_a_mistake_of_one_machine_is_told_with_its_rank(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("environment", [{"MASTER_ADDR": ""}, {"LOCAL_RANK": "one"}, {"RANK": "7"}])
 def test_an_environment_that_is_incomplete(environment: dict[str, str], tmp_path: Path) -> None:
-    ((status, told),) = ended(start([words(tmp_path / "run")], WORLD_SIZE="2", **environment))
+    ((status, told),) = Processes(tmp_path, [words(tmp_path / "run")], WORLD_SIZE="2", **environment).ended()
     name = next(iter(environment))
     assert status == 2 and len(told) == 1 and name in told[0] and not (tmp_path / "run").exists()
 
@@ -120,16 +95,10 @@ def wait_for(path: Path, text: str) -> None:
 def test_a_rank_that_is_lost_ends_the_others(end: signal.Signals, tmp_path: Path) -> None:
     """With a line, within the timeout, and a checkpoint to go on from."""
     run = tmp_path / "run"
-    argv = words(run, "OPTIM.MAX_EPOCH", 5000, "TRAIN.PRINT_FREQ", 1)
-    argv[1:1] = ["--timeout", "5"]
-    first, second = start([argv, argv])
-    try:
-        wait_for(run / "log.txt", "epoch [3/5000]")
-        second.send_signal(end)
-        ((status, told),) = ended([first])
-    finally:
-        second.kill()
-        second.communicate()
+    processes = Processes(tmp_path, [words(run, "OPTIM.MAX_EPOCH", 5000, "TRAIN.PRINT_FREQ", 1)] * 2)
+    wait_for(run / "log.txt", "epoch [3/5000]")
+    processes.send(end, 1)
+    ((status, told),) = processes.ended(0)
     assert status == 2 and len(told) == 1, told
     assert "rank 0 of 2 has lost another one" in told[0] and "the same command goes on" in told[0]
     assert (run / "prompt_learner" / "model-last.pth.tar").is_file()

@@ -32,6 +32,7 @@ _AT_LEAST_ONE = (
     "OPTIM.MAX_EPOCH",
     "DATALOADER.TEST.BATCH_SIZE",
     "DATALOADER.K_TRANSFORMS",
+    "TRAIN.KEEP_STATES",
     "TRAIN.PRINT_FREQ",
 )
 
@@ -185,6 +186,9 @@ def check_values(cfg: CfgNode) -> None:
     for key in _AT_LEAST_ONE:
         if leaves[key] < 1:
             raise ValueError(f"{key} must be at least 1, but is {leaves[key]}")
+    for key in ("TRAIN.CHECKPOINT_STEPS", "TRAIN.CHECKPOINT_MINUTES"):
+        if not leaves[key] >= 0:
+            raise ValueError(f"{key} must be 0 or more, but is {leaves[key]}")
     if not 0 < (budget := cfg.MODEL.TEXT_MEMORY_GB) < math.inf:
         raise ValueError(f"MODEL.TEXT_MEMORY_GB must be a number larger than 0, but is {budget}")
     if (split := cfg.TEST.SPLIT) not in ("test", "val"):

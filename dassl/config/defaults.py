@@ -110,6 +110,9 @@ _C.OPTIM.WARMUP_RECOUNT = True  # the schedule starts at its own epoch 0 after t
 
 _C.TRAIN = CfgNode()
 _C.TRAIN.CHECKPOINT_FREQ = 0  # keep a checkpoint every so many epochs; 0: the last one only
+_C.TRAIN.CHECKPOINT_MINUTES = 10.0  # keep the state to go on from, in the middle of an epoch; 0: never
+_C.TRAIN.CHECKPOINT_STEPS = 0  # also every so many steps
+_C.TRAIN.KEEP_STATES = 2  # the newest so many of these
 _C.TRAIN.PRINT_FREQ = 10  # batches
 
 _C.TEST = CfgNode()

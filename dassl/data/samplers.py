@@ -160,13 +160,20 @@ class RankShare(Sampler[int]):
     def __init__(self, sampler: Sampler[int], ranks: Ranks, batch_size: int | None) -> None:
         self.sampler, self.ranks, self.batch_size = sampler, ranks, batch_size
         self.first_step = 0
+        self._order: array | None = None
         if len(sampler) < ranks.size:
             raise ValueError(
                 f"{ranks.size} processes cannot share {len(sampler)} images: start fewer with --nproc_per_node"
             )
 
+    def draw(self) -> None:
+        """Draw the order of the next epoch now; else that is done when its first batch is asked for."""
+        self._order = array("q", self.sampler)  # 8 bytes for each of what may be millions
+
     def __iter__(self) -> Iterator[int]:
-        order = array("q", self.sampler)  # 8 bytes for each of what may be millions
+        if self._order is None:
+            self.draw()
+        order, self._order = self._order, None
         if self.batch_size is None:
             return iter(self.ranks.mine(order))
         step, rank = self.ranks.size * self.batch_size, self.ranks.rank

@@ -9,10 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dassl.checkpoints import BEST, LAST, check_state, copy_file, find_checkpoint, newest_state, restore
+from dassl.checkpoints import (
+    BEST,
+    check_state,
+    copy_file,
+    find_checkpoint,
+    newest_state,
+    read_states,
+    remove_states,
+    restore,
+    save_state,
+)
 from dassl.optim.lr_scheduler import EpochScheduler
 from dassl.ranks import current
-from dassl.utils import load_checkpoint, log, mkdir_if_missing, reading, save_checkpoint, save_torch, tolist_if_not
+from dassl.utils import load_checkpoint, log, mkdir_if_missing, reading, save_checkpoint, tolist_if_not
 
 __all__ = ["TrainerBase"]
 
@@ -30,6 +40,7 @@ class TrainerBase:
         self.start_epoch = self.max_epoch = 0
         self.epoch = 0  # index of the running epoch
         self.epochs_done = 0  # by training, or by the checkpoint that is evaluated
+        self.states_kept = 1  # to go on from
         self.model_dir = ""  # of the run whose weights were loaded
 
     def register_model(
@@ -140,19 +151,20 @@ class TrainerBase:
             state, folder = self._checkpoint(name, epoch, val_result), os.path.join(directory, name)
             self.ranks.on_first(partial(save_checkpoint, state, folder, is_best=is_best, model_name=model_name))
 
-    def keep_resumable(self) -> None:
-        """Save the state after an epoch, so that an interrupted run can go on from there; after the last epoch
-        its checkpoint is enough."""
-        self.ranks.on_first(self._keep_resumable)
-
-    def _keep_resumable(self) -> None:
+    def keep_resumable(self, position: dict[str, Any] | None = None) -> None:
+        """Save the state after an epoch, or in the middle of one at a ``position``, so that an interrupted run can go
+        on from there; after the last epoch its checkpoint is enough. The first rank does it, and no other waits."""
+        if not self.ranks.is_first:
+            return
         for name in self.get_model_names():
             folder = os.path.join(self.output_dir, name)
-            last = os.path.join(folder, LAST)
-            if self.epoch + 1 < self.max_epoch:
-                save_torch(self._checkpoint(name, self.epoch), last)
-            elif os.path.exists(last) and os.path.exists(os.path.join(folder, f"model.pth.tar-{self.max_epoch}")):
-                os.remove(last)
+            if position:
+                state = self._checkpoint(name, self.epoch - 1) | {"position": position}
+                save_state(state, folder, self.states_kept)
+            elif self.epoch + 1 < self.max_epoch:
+                save_state(self._checkpoint(name, self.epoch), folder, self.states_kept)
+            elif os.path.exists(os.path.join(folder, f"model.pth.tar-{self.max_epoch}")):
+                remove_states(folder)
 
     def holds_state(self, directory: str) -> bool:
         """Whether a run was interrupted, or ended, in ``directory``."""
@@ -168,21 +180,16 @@ class TrainerBase:
 
     def resume_model_if_exist(self, directory: str) -> int:
         """Restore all models from the newest state in ``directory``; returns the epoch to start from, 0 without one."""
-        states = self.ranks.on_first(lambda: self._read_states(directory))
-        if not states:
+        found = self.ranks.on_first(lambda: self._read_states(directory))
+        if not found:
             log.info("No checkpoint found, train from scratch")
             return 0
-        epochs = {}
         with self.ranks.together():
-            for name, (path, checkpoint) in states.items():
-                optim, sched = self._optims[name], self._scheds[name]
-                epochs[name] = restore(checkpoint, self._models[name], optim, sched, path)
+            for name, (path, checkpoint) in found.items():
+                epoch = restore(checkpoint, self._models[name], self._optims[name], self._scheds[name], path)
                 with reading(path, "the state of a run", "start in a new folder"):
                     self.load_run_state(checkpoint)
-            if len(set(epochs.values())) > 1:
-                what = f'the models in "{directory}" are not of the same epoch: {epochs}'
-                raise ValueError(f"{what}; start in a new folder")
-        return min(epochs.values())
+        return epoch
 
     def _read_states(self, directory: str) -> dict[str, tuple[str, dict[str, Any]]]:
         """Path and content of the newest state of every model; {} if there is none."""
@@ -190,14 +197,10 @@ class TrainerBase:
             return {}
         self.check_resumable(directory)
         log.info(f"Found checkpoint at {directory} (will resume training)")
-        states = {}
-        for name in self.get_model_names():
-            path = newest_state(os.path.join(directory, name))
-            log.info(f'Loading checkpoint from "{path}"')
-            checkpoint = load_checkpoint(path)
-            check_state(checkpoint, path, self.max_epoch, optimizer=self._optims[name], scheduler=self._scheds[name])
-            states[name] = path, checkpoint
-        return states
+        found = read_states({name: os.path.join(directory, name) for name in self.get_model_names()})
+        for name, (path, state) in found.items():
+            check_state(state, path, self.max_epoch, optimizer=self._optims[name], scheduler=self._scheds[name])
+        return found
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load weights for evaluation from ``<directory>/<name>/``: of ``epoch``, else the best, else the newest."""

@@ -5,7 +5,9 @@ train
   for every epoch:
     seed_epoch                     all randomness is a function of (run seed, epoch)
     run_epoch
-      for every batch: forward_backward(batch)      the subclass's step: loss, gradients, optimiser
+      for every batch:
+        forward_backward(batch)    the subclass's step: loss, gradients, optimiser
+        after_step                 a line; the state to go on from, if it is time; the end, if a signal asks for it
     after_epoch                    evaluate on validation images if they choose the model; checkpoints
   after_train                      test; metrics.json
 """
@@ -14,18 +16,21 @@ import datetime
 import hashlib
 import os
 import random
+import signal
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from dassl.checkpoints import BEST, LAST
+from dassl.checkpoints import BEST, LAST, remove_leftovers
 from dassl.compat import left_out
 from dassl.config import check_values, solve_batch
 from dassl.data import DataManager
+from dassl.data.samplers import RankShare
+from dassl.engine.interruption import Watch, generator_states, restore_generators
 from dassl.engine.models import TrainerBase
 from dassl.engine.progress import Progress
 from dassl.engine.record import RunRecord, recorded_config
@@ -65,6 +70,9 @@ class TrainerX(TrainerBase):
         self.is_training = False  # False as well after train(), and in an evaluation-only run
         self.has_trained = False
         self.best_result = -float("inf")
+        self.position: dict[str, Any] | None = None  # in the middle of the epoch to go on with
+        self.states_kept = cfg.TRAIN.KEEP_STATES
+        self.watch = Watch(cfg.TRAIN.CHECKPOINT_STEPS, cfg.TRAIN.CHECKPOINT_MINUTES)
         self.record = RunRecord(cfg, self.run_seed)
         set_random_seed(self.run_seed)
         self.build_data_loader()
@@ -136,30 +144,38 @@ class TrainerX(TrainerBase):
     def train(self) -> None:
         self.before_train()
         self.epochs_done = self.start_epoch
-        for epoch in range(self.start_epoch, self.max_epoch):
-            self.epoch = epoch
-            self.seed_epoch()
-            self.before_epoch()
-            self.run_epoch()
-            self.epochs_done = self.epoch + 1
-            self.after_epoch()
-            self.keep_resumable()
+        with self.watch:
+            for epoch in range(self.start_epoch, self.max_epoch):
+                self.epoch = epoch
+                self.seed_epoch()
+                self.before_epoch()
+                self.run_epoch()
+                self.epochs_done = epoch + 1
+                self.after_epoch()
+                self.keep_resumable()
+                self.watch.saved()
         self.after_train()
 
     def before_train(self) -> None:
         self._check_selection()
         self.is_training = self.has_trained = True
-        is_here = self.ranks.on_first(lambda: self.holds_state(self.output_dir))
+        is_here = self.ranks.on_first(self._look_into_folder)
         source = self.output_dir if is_here else self.cfg.RESUME or self.output_dir
         self.start_epoch = self.resume_model_if_exist(source)
         self.ranks.on_first(lambda: self.take_best(source))
-        if not self.start_epoch and os.path.abspath(source) != os.path.abspath(self.output_dir):
+        if not (self.start_epoch or self.position) and os.path.abspath(source) != os.path.abspath(self.output_dir):
             raise FileNotFoundError(f'RESUME: the folder "{source}" holds no checkpoint to go on from')
         self.ranks.on_first(self.record.write_config)
         if dm := getattr(self, "dm", None):
             dm.cache_images()
         self.init_writer(os.path.join(self.output_dir, "tensorboard"))
         self.time_start = time.time()
+
+    def _look_into_folder(self) -> bool:
+        """Whether the run's own folder holds a state; what a killed process had begun to write is removed."""
+        for folder in ("", *self.get_model_names()):
+            remove_leftovers(os.path.join(self.output_dir, folder))
+        return self.holds_state(self.output_dir)
 
     def seed_epoch(self) -> None:
         """Seed everything from (run seed, epoch)."""
@@ -176,16 +192,29 @@ class TrainerX(TrainerBase):
     def run_epoch(self) -> None:
         self.set_model_mode("train")
         self.num_batches = len(self.train_loader_x)
-        lr, started, progress = self.get_current_lr(), time.time(), Progress()
-        bar = self._bar(self.train_loader_x, f"epoch {self.epoch + 1}/{self.max_epoch}")
-        for self.batch_idx, batch in enumerate(progress.timed(bar)):
+        progress = Progress(self.get_current_lr(), self.cfg.OPTIM.GLOBAL_BATCH)
+        first = self._go_to_position(progress)
+        self.batch_idx = first - 1
+        bar = self._bar(self.train_loader_x, f"epoch {self.epoch + 1}/{self.max_epoch}", first)
+        for self.batch_idx, batch in enumerate(progress.timed(bar), start=first):
             progress.update(self.forward_backward(batch))
-            frequency = self.cfg.TRAIN.PRINT_FREQ
-            if (self.batch_idx + 1) % frequency == 0 or self.num_batches < frequency:
-                self._report(progress)
+            self.after_step(progress)
         self._check_finite(progress)
-        seconds = time.time() - started
-        self.record.history.append({"epoch": self.epoch + 1, **progress.averages(), "lr": lr, "seconds": seconds})
+        seen = {"epoch": self.epoch + 1, **progress.averages(), "lr": progress.lr, "seconds": progress.batch_time.sum}
+        self.record.history.append(seen)
+
+    def after_step(self, progress: Progress) -> None:
+        frequency = self.cfg.TRAIN.PRINT_FREQ
+        if (self.batch_idx + 1) % frequency == 0 or self.num_batches < frequency:
+            self._report(progress)
+        ending = self.ranks.highest(self.watch.ending)  # all ranks end after the same step
+        if (self.watch.is_due() or ending) and self._share() is not None:
+            self._check_finite(progress)
+            generators = generator_states()
+            self.keep_resumable({"step": self.batch_idx + 1, "progress": progress.state(), "generators": generators})
+            self.watch.saved()
+        if ending:
+            self._end(ending)
 
     def after_epoch(self) -> None:
         if self._selects_best():
@@ -213,17 +242,48 @@ class TrainerX(TrainerBase):
         log.info(f"Elapsed: {datetime.timedelta(seconds=round(time.time() - self.time_start))}")
         self.close_writer()
 
+    def _share(self) -> RankShare | None:
+        """What orders the images of an epoch; a loader of another make has none, and no middle to go on from."""
+        share = getattr(getattr(self.train_loader_x, "batch_sampler", None), "sampler", None)
+        return share if isinstance(share, RankShare) else None
+
+    def _go_to_position(self, progress: Progress) -> int:
+        """Draw the epoch's order, and go to where an interrupted run stopped in it; returns the next step."""
+        if (share := self._share()) is None:
+            return 0
+        share.draw()
+        share.first_step = 0
+        if self.position:
+            progress.load(self.position["progress"])
+            restore_generators(self.position["generators"])
+            share.first_step, self.position = self.position["step"], None
+            log.info(f"Going on after {self._at(share.first_step)}")
+        return share.first_step
+
+    def _at(self, batches: int) -> str:
+        return f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{batches}/{self.num_batches}]"
+
+    def _end(self, number: int) -> NoReturn:
+        """End the run as a signal asked; 128 + its number is the exit status."""
+        log.info(
+            f"Stopped by {signal.Signals(number).name} after {self._at(self.batch_idx + 1)}; the same command goes on"
+        )
+        self.close_writer()
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
     # What is seen of it -----------------------------------------------------------------------------------------------
 
     def _report(self, progress: Progress) -> None:
         self._check_finite(progress)
         left = self.num_batches - self.batch_idx - 1 + (self.max_epoch - self.epoch - 1) * self.num_batches
+        speed, lr = progress.speed(), self.get_current_lr()
         log.info(
-            f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{self.batch_idx + 1}/{self.num_batches}] {progress} "
-            f"lr {self.get_current_lr():.4e} eta {datetime.timedelta(seconds=int(progress.batch_time.avg * left))}"
+            f"{self._at(self.batch_idx + 1)} {progress} "
+            f"lr {lr:.4e} eta {datetime.timedelta(seconds=int(progress.batch_time.avg * left))} "
+            f"images/s {speed['images_per_second']:.1f} waiting {speed['waiting_for_data']:.0f}%"
         )
         step = self.epoch * self.num_batches + self.batch_idx
-        for name, average in {**progress.averages(), "lr": self.get_current_lr()}.items():
+        for name, average in {**progress.averages(), "lr": lr, **speed}.items():
             self.write_scalar(f"train/{name}", average, step)
 
     def detect_anomaly(self, loss: Tensor) -> None:
@@ -241,7 +301,7 @@ class TrainerX(TrainerBase):
         files = [os.path.join(self.output_dir, name, LAST) for name in self.get_model_names()]
         good = ", ".join(path for path in files if os.path.exists(path)) or "none yet"
         return (
-            f"Loss is infinite or NaN! epoch [{self.epoch + 1}/{self.max_epoch}] batch [{batch + 1}/{self.num_batches}]"
+            f"Loss is infinite or NaN! {self._at(batch + 1)}"
             f", lr {self.get_current_lr():.4e}; last good checkpoint: {good}; try a smaller OPTIM.LR or fp32"
         )
 
@@ -284,10 +344,15 @@ class TrainerX(TrainerBase):
             "best_result": self.best_result,
             "history": self.record.history,
             "results": self.record.results,
+            "data": self._data_facts(),
         }
         return state if self.scaler is None else {**state, "scaler": self.scaler.state_dict()}
 
     def load_run_state(self, checkpoint: dict[str, Any]) -> None:
+        for name, now in self._data_facts().items():
+            if (there := checkpoint.get("data", {}).get(name, now)) != now:
+                raise ValueError(f"it was trained on other data: {name} is {there} there, {now} now")
+        self.position = checkpoint.get("position")
         if self.cfg.SEED < 0:
             self.run_seed = self.record.cfg.SEED = checkpoint.get("run_seed", self.run_seed)
         self.best_result = checkpoint.get("best_result", self.best_result)
@@ -331,12 +396,14 @@ class TrainerX(TrainerBase):
             images, labels = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(images), labels)
             evaluated += len(labels)
+            if self.watch.ending:  # not the end of a step: the state before this evaluation is kept
+                self._end(self.watch.ending)
         self.evaluator.gather(self.ranks)
         if self.cfg.DATALOADER.SKIP_BROKEN:
             log.info(f"Unreadable images left out: {len(loader.dataset) - sum(self.ranks.gather(evaluated))}")
 
-    def _bar(self, loader: Any, title: str) -> tqdm:
-        return tqdm(loader, desc=title, leave=False, disable=None if self.ranks.is_first else True)
+    def _bar(self, loader: Any, title: str, first: int = 0) -> tqdm:
+        return tqdm(loader, title, leave=False, initial=first, disable=None if self.ranks.is_first else True)
 
     def _write_metrics(self) -> None:
         params = (param for model in self._models.values() for param in model.parameters())

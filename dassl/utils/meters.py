@@ -37,6 +37,13 @@ class AverageMeter:
         self.count += n
         self._avg = 0.9 * self._avg + 0.1 * val if self.ema else self._sum / self.count
 
+    def state(self) -> tuple[float, float, float, int]:
+        """All that the meter knows; ``load`` takes it."""
+        return self.val, self.avg, self.sum, self.count
+
+    def load(self, state: tuple[float, float, float, int]) -> None:
+        self._val, self._avg, self._sum, self.count = state
+
     @property
     def val(self) -> float:
         return float(self._val)

@@ -78,8 +78,10 @@ def tolist_if_not(x: Any) -> list[Any]:
 
 
 @contextmanager
-def atomic_write(path: str, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(path: str, mode: str = "wb", make_room: Callable[[], None] = lambda: None) -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path`` that takes its place when the block ends without an error.
+
+    make_room: called when the new file is complete, before it takes the place.
 
     Whatever happens, ``path`` is either the complete old file or the complete new one. Raises ``OSError`` that names
     ``path`` if the disk is full or not writable.
@@ -96,6 +98,7 @@ def atomic_write(path: str, mode: str = "wb") -> Iterator[IO[Any]]:
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private; an ordinary file is not
+        make_room()
         os.replace(temporary, path)
     except OSError as error:
         what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)

@@ -37,7 +37,8 @@ class TestRun:
         assert lines[0] == "Loading trainer: Linear"
         pattern = (
             r"epoch \[1/4\] batch \[1/3\] time \d\.\d{3} \(\d\.\d{3}\) data \d\.\d{3} \(\d\.\d{3}\) "
-            r"loss \d\.\d{4} \(\d\.\d{4}\) lr 1\.0000e-05 eta \d:\d\d:\d\d"
+            r"loss \d\.\d{4} \(\d\.\d{4}\) lr 1\.0000e-05 eta \d:\d\d:\d\d "
+            r"images/s \d+\.\d waiting \d+%"
         )
         steps = [line for line in lines if line.startswith("epoch")]
         assert len(steps) == 12 and re.fullmatch(pattern, steps[0])

@@ -1,13 +1,16 @@
 """An interrupted and resumed run ends with the weights of an uninterrupted one, bit for bit."""
 
+import contextlib
 import json
 import os
+import signal
 
 import pytest
 import torch
+from torch import nn
 
 from dassl.data import data_manager
-from dassl.engine import build_trainer
+from dassl.engine import build_trainer, interruption, models
 from dassl.utils import save_torch
 from tests.dassl.toy import Linear, toy_cfg
 
@@ -201,3 +204,191 @@ def test_what_decides_which_epoch_is_kept_must_not_change(tmp_path, monkeypatch,
         return
     with pytest.raises(ValueError, match=r"TEST.NO_TEST: True there, False now"):
         run(tmp_path, *opts)
+
+
+# In the middle of an epoch
+
+EVERY_STEP = ("TRAIN.CHECKPOINT_STEPS", 1)
+
+
+def stopped_before(output_dir, monkeypatch, step: tuple[int, int], *opts: object) -> None:
+    """Train with a checkpoint after each step, and stop when ``step`` (epoch, batch) is to be made."""
+    make_step = Linear.forward_backward
+
+    def forward_backward(self, batch):
+        if (self.epoch, self.batch_idx) == step:
+            raise KeyboardInterrupt
+        return make_step(self, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Linear, "forward_backward", forward_backward)
+        run(output_dir, *EVERY_STEP, *opts)
+
+
+def records(folder) -> dict:
+    """What ``metrics.json`` says, without times."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for row in metrics["history"]:
+        row.pop("seconds")
+    return {key: metrics[key] for key in ("history", "results", "epoch")}
+
+
+@pytest.mark.parametrize("step", [(0, 1), (1, 2), (2, 0), (3, 1)])
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ("DATALOADER.TRAIN_X.SAMPLER", "RandomClassSampler", "DATALOADER.TRAIN_X.N_INS", 4),
+        ("DATALOADER.NUM_WORKERS", 2, "TEST.FINAL_MODEL", "best_val"),
+        ("DATALOADER.CACHE", "ram", "DATASET.NUM_SHOTS", 8),
+    ],
+)
+def test_same_weights_from_any_step(tmp_path, monkeypatch, capsys, opts, step):
+    """The toy has dropout, so that the generators' states count; samplers draw from all of them."""
+    monkeypatch.setattr(data_manager, "cpu_count", lambda: 2)
+    straight = run(tmp_path / "straight", *opts)
+    stopped_before(tmp_path / "cut", monkeypatch, step, *opts)
+    capsys.readouterr()
+    resumed = run(tmp_path / "cut", *opts)
+    out = capsys.readouterr().out
+    assert (f"Going on after epoch [{step[0] + 1}/4] batch [{step[1]}/3]" in out) == (step[1] > 0)
+    assert f"epoch [{step[0] + 1}/4] batch [{step[1]}/3] time" not in out
+    assert all(torch.equal(a, b) for a, b in zip(state_of(straight), state_of(resumed)))
+    assert records(tmp_path / "straight") == records(tmp_path / "cut")
+    assert sorted(os.listdir(tmp_path / "cut" / "linear")) == sorted(os.listdir(tmp_path / "straight" / "linear"))
+
+
+def test_stopped_more_than_once(tmp_path, monkeypatch):
+    straight = run(tmp_path / "straight")
+    for step in ((0, 1), (0, 2), (2, 1)):
+        stopped_before(tmp_path / "cut", monkeypatch, step)
+    assert all(torch.equal(a, b) for a, b in zip(state_of(straight), state_of(run(tmp_path / "cut"))))
+
+
+def test_what_is_kept(tmp_path, monkeypatch):
+    """The newest so many; all go when the last epoch is saved."""
+    for keep, names in ((1, []), (3, ["model-last-1.pth.tar", "model-last-2.pth.tar"])):
+        folder = tmp_path / str(keep)
+        stopped_before(folder, monkeypatch, (2, 1), "TRAIN.KEEP_STATES", keep)
+        assert sorted(os.listdir(folder / "linear")) == [*names, "model-last.pth.tar"]
+        states = [torch.load(folder / "linear" / name, weights_only=True) for name in ["model-last.pth.tar", *names]]
+        found = [(state["epoch"], (state.get("position") or {}).get("step", 0)) for state in states]
+        assert found == [(2, 1), (2, 0), (1, 3)][:keep]
+        run(folder)
+        assert sorted(os.listdir(folder / "linear")) == ["checkpoint", "model.pth.tar-4"]
+
+
+def test_a_damaged_state_is_told_and_the_one_before_it_taken(tmp_path, monkeypatch, capsys):
+    straight = run(tmp_path / "straight")
+    stopped_before(tmp_path / "cut", monkeypatch, (2, 2))
+    last = tmp_path / "cut" / "linear" / "model-last.pth.tar"
+    last.write_bytes(last.read_bytes()[:500])
+    capsys.readouterr()
+    resumed = run(tmp_path / "cut")
+    out = capsys.readouterr().out
+    assert "Note: it is damaged" in out and "model-last.pth.tar" in out
+    assert "Going on after epoch [3/4] batch [1/3]" in out
+    assert all(torch.equal(a, b) for a, b in zip(state_of(straight), state_of(resumed)))
+    stopped_before(tmp_path / "only", monkeypatch, (0, 1), "TRAIN.KEEP_STATES", 1)
+    last = tmp_path / "only" / "linear" / "model-last.pth.tar"
+    last.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"model-last\.pth\.tar"):
+        run(tmp_path / "only")
+
+
+def test_leftovers_of_a_kill_are_removed(tmp_path, monkeypatch):
+    """Temporary files of ours; nothing else."""
+    stopped_before(tmp_path, monkeypatch, (1, 1))
+    ours = [tmp_path / "linear" / ".model-last.pth.tar.ab_1.tmp", tmp_path / ".metrics.json.x1y2.tmp"]
+    others = [tmp_path / "linear" / ".notes.tmp", tmp_path / "mine.tmp"]
+    for path in (*ours, *others):
+        path.write_text("x")
+    run(tmp_path)
+    assert not any(path.exists() for path in ours) and all(path.exists() for path in others)
+
+
+def test_models_of_one_step_are_taken(tmp_path, monkeypatch):
+    """A process that died between two models' files: the newest step that both have counts."""
+
+    def build_model(self):
+        Linear.build_model(self)
+        self.register_model("second", nn.Linear(1, 1))
+
+    Two = type("Two", (Linear,), {"build_model": build_model})
+    cfg = ("TRAIN.CHECKPOINT_STEPS", 1, "TRAIN.KEEP_STATES", 2)
+    straight = Two(toy_cfg(tmp_path / "straight"))
+    straight.train()
+    cut = Two(toy_cfg(tmp_path / "cut", *cfg))
+    save, calls = models.save_state, []
+
+    def save_state(*args):
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        save(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(models, "save_state", save_state)
+        cut.train()
+    again = Two(toy_cfg(tmp_path / "cut"))
+    again.train()
+    assert all(torch.equal(a, b) for a, b in zip(state_of(straight), state_of(again)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: number.name)
+def test_signals_leave_a_checkpoint_of_their_step(tmp_path, monkeypatch, capsys, number):
+    """SIGUSR1 lets the run go on."""
+    straight = run(tmp_path / "straight")
+    make_step = Linear.forward_backward
+
+    def forward_backward(self, batch):
+        if (self.epoch, self.batch_idx) == (1, 1) and not self.position:
+            os.kill(os.getpid(), number)
+        return make_step(self, batch)
+
+    ends = {signal.SIGTERM: pytest.raises(SystemExit, match="143"), signal.SIGINT: pytest.raises(KeyboardInterrupt)}
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch, ends.get(number, contextlib.nullcontext()):
+        patch.setattr(Linear, "forward_backward", forward_backward)
+        if number == signal.SIGUSR1:
+            patch.setattr(Linear, "after_epoch", lambda self: stop_after(self))
+            with pytest.raises(StopIteration):
+                run(tmp_path / "cut")
+        else:
+            run(tmp_path / "cut")
+    assert signal.getsignal(number) is before
+    state = torch.load(tmp_path / "cut" / "linear" / "model-last.pth.tar", weights_only=True)
+    assert (state["epoch"], state["position"]["step"]) == (1, 2)
+    if number != signal.SIGUSR1:
+        assert f"Stopped by {number.name} after epoch [2/4] batch [2/3]" in capsys.readouterr().out
+    assert all(torch.equal(a, b) for a, b in zip(state_of(straight), state_of(run(tmp_path / "cut"))))
+
+
+def stop_after(trainer: Linear) -> None:
+    if trainer.epoch == 1:
+        raise StopIteration
+
+
+def test_minutes_are_counted_from_the_last_checkpoint(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(interruption.time, "monotonic", lambda: now)
+    watch, due = interruption.Watch(steps=0, minutes=10.0), []
+    for now in range(0, 3000, 100):
+        if watch.is_due():
+            due.append(now)
+            watch.saved()
+    assert due == [600, 1200, 1800, 2400]
+    watch = interruption.Watch(steps=3, minutes=0.0)
+    found = []
+    for _ in range(7):
+        found.append(watch.is_due())
+        if found[-1]:
+            watch.saved()
+    assert found == [False, False, True, False, False, True, False]
+
+
+def test_other_data_is_refused(tmp_path, monkeypatch):
+    stopped_before(tmp_path, monkeypatch, (1, 1))
+    trainer = build_trainer(toy_cfg(tmp_path))
+    trainer.lab2cname = {0: "crimson", 1: "green", 2: "blue_sky"}
+    with pytest.raises(ValueError, match="other data: the class names"):
+        trainer.train()

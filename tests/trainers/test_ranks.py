@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import build_trainer
 from dassl.utils import log
 from tests.clip.small import difference
+from tests.processes import SERVER, environment, free_port
 from trainers import PromptTrainer, load
 from trainers.losses import AllClasses, SampledClasses
 
@@ -130,22 +128,15 @@ def mistakes(backbone: str, output: Path, size: int) -> dict[str, str]:
     return said
 
 
-def rank(number: int, size: int, port: int, backbone: str, output: str) -> None:
+def rank(own: dict[str, str], size: int, backbone: str, output: str) -> None:
     torch.set_num_threads(1)
     log.setLevel("WARNING")
-    os.environ |= {"WORLD_SIZE": str(size), "RANK": str(number), "LOCAL_RANK": str(number)}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    ranks.start(timeout=60)
+    os.environ |= own
+    number = ranks.start(timeout=60).rank
     folder = Path(output, f"of{size}")
     found = {**everything(backbone, folder, size), "mistakes": mistakes(backbone, folder / "none", size)}
     torch.save(found, Path(output, f"rank{number}of{size}.pt"))
     ranks.stop()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -160,53 +151,71 @@ def alone(backbone: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return everything(backbone, tmp_path_factory.mktemp("alone"), 1)
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids="{} ranks".format)
-def together(
-    request: pytest.FixtureRequest, backbone: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[dict[str, dict[str, object]]]]:
-    """What each of several finds."""
-    size, folder, port = request.param, tmp_path_factory.mktemp("together"), free_port()
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=rank, args=(n, size, port, backbone, str(folder))) for n in range(size)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(200)
+def together(size: int, backbone: str, folder: Path) -> list[dict[str, dict[str, object]]]:
+    """What each of several processes finds."""
+    port = free_port()
+    shared = (size, backbone, str(folder))
+    processes = [SERVER.Process(target=rank, args=(environment(n, size, port), *shared)) for n in range(size)]
     try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(200)
         assert [process.exitcode for process in processes] == [0] * size
-        yield [torch.load(folder / f"rank{n}of{size}.pt", weights_only=True) for n in range(size)]
     finally:
         for process in processes:
             process.kill()
+    return [torch.load(folder / f"rank{n}of{size}.pt", weights_only=True) for n in range(size)]
 
 
-@pytest.mark.parametrize("case", CASES)
-class TestStep:
-    @pytest.fixture
-    def found(self, case: str, alone: dict, together: list) -> tuple[dict, list[dict]]:
-        return alone[f"step of {case}"], [one[f"step of {case}"] for one in together]
+def check_order(one: dict, several: list[dict]) -> None:
+    """Each rank has its block of every batch of the one process."""
+    batches = zip(*(other["order"] for other in several))
+    assert [[image for block in batch for image in block] for batch in batches] == one["order"]
+    assert len(one["order"]) == 1 + (len(one["order"][0]) == GLOBAL_BATCH)
 
-    def test_the_same_images_in_the_same_order(self, found: tuple[dict, list[dict]]) -> None:
-        """Each rank has its block of every batch of the one process."""
-        one, several = found
-        batches = zip(*(other["order"] for other in several))
-        assert [[image for block in batch for image in block] for batch in batches] == one["order"]
-        assert len(one["order"]) == 1 + (len(one["order"][0]) == GLOBAL_BATCH)
 
-    def test_the_same_candidate_classes(self, found: tuple[dict, list[dict]]) -> None:
-        one, several = found
-        assert all(other["candidates"] == one["candidates"] for other in several)
+def check_step(one: dict, several: list[dict], case: str) -> None:
+    """Candidates, terms of the loss, gradients and weights of all ranks, which stay equal bit by bit."""
+    for other in several:
+        assert other["candidates"] == one["candidates"], case
+        for what in ("terms", "gradients", "weights"):
+            assert other[what].keys() == one[what].keys()
+            for name, expected in one[what].items():
+                limit = 1e-6 if name == "acc" else 1e-9  # counted in fp32
+                assert difference(other[what][name], expected) < limit, (case, what, name)
+                assert torch.equal(other[what][name], several[0][what][name]), (case, what, name)
 
-    def test_the_same_step(self, found: tuple[dict, list[dict]]) -> None:
-        """Terms of the loss, gradients and weights of all ranks, which stay equal bit by bit."""
-        one, several = found
-        for other in several:
-            for what in ("terms", "gradients", "weights"):
-                assert other[what].keys() == one[what].keys()
-                for name, expected in one[what].items():
-                    limit = 1e-6 if name == "acc" else 1e-9  # counted in fp32
-                    assert difference(other[what][name], expected) < limit, (what, name)
-                    assert torch.equal(other[what][name], several[0][what][name]), (what, name)
+
+def check_run(one: dict, several: list[dict], case: str) -> None:
+    """Two epochs in fp32 and the test, which counts each image once; the first rank alone writes."""
+    for other in several:
+        for expected, epoch in zip(one["history"], other["history"]):
+            assert epoch.keys() == expected.keys() and epoch["lr"] == expected["lr"]
+            assert abs(epoch["loss"] - expected["loss"]) <= 1e-4 * abs(expected["loss"]), case
+        for name, expected in one["weights"].items():
+            assert difference(other["weights"][name], expected) < 1e-5, (case, name)
+        for found in (one["results"]["test"], other["results"]["test"]):
+            assert found["total"] == 2 * len(CLASSNAMES) and {row["total"] for row in found["per_class"]} == {2}
+        assert other["results"]["test"]["correct"] == one["results"]["test"]["correct"], case
+        events = [name for name in other["files"] if name.startswith("events")]
+        assert len(events) == 1 and len(other["files"]) == len(one["files"])
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_several_processes_are_one(size: int, alone: dict, backbone: str, tmp_path: Path) -> None:
+    """Order of images, candidates, a step of every case, whole runs; a mistake is told once. They are started once, as
+    that takes longer than all the rest."""
+    found = together(size, backbone, tmp_path)
+    for case in CASES:
+        several = [one[f"step of {case}"] for one in found]
+        check_order(alone[f"step of {case}"], several)
+        check_step(alone[f"step of {case}"], several, case)
+    for case in TRAINED:
+        check_run(alone[f"run of {case}"], [one[f"run of {case}"] for one in found], case)
+    for mistake, (_, expected) in MISTAKES.items():
+        first, *others = (one["mistakes"][mistake] for one in found)
+        assert expected in first and others == ["status 2"] * len(others), mistake
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -218,33 +227,6 @@ def test_several_passes_make_the_step_of_one(case: str, alone: dict, backbone: s
     for what in ("terms", "gradients", "weights"):
         for name, expected in one[what].items():
             assert difference(found[what][name], expected) < (1e-6 if name == "acc" else 1e-9), (what, name)
-
-
-@pytest.mark.parametrize("case", TRAINED)
-def test_the_same_run(case: str, alone: dict, together: list) -> None:
-    """Two epochs in fp32 and the test, which counts each image once; the first rank alone writes."""
-    one, several = alone[f"run of {case}"], [other[f"run of {case}"] for other in together]
-    for other in several:
-        for expected, epoch in zip(one["history"], other["history"]):
-            assert epoch.keys() == expected.keys() and epoch["lr"] == expected["lr"]
-            assert abs(epoch["loss"] - expected["loss"]) <= 1e-4 * abs(expected["loss"])
-        for name, expected in one["weights"].items():
-            assert difference(other["weights"][name], expected) < 1e-5, name
-        counts = [
-            (r["test"]["total"], [row["total"] for row in r["test"]["per_class"]])
-            for r in (one["results"], other["results"])
-        ]
-        assert counts[0] == counts[1] == (2 * len(CLASSNAMES), [2] * len(CLASSNAMES))
-        assert other["results"]["test"]["correct"] == one["results"]["test"]["correct"]
-        events = [name for name in other["files"] if name.startswith("events")]
-        assert len(events) == 1 and len(other["files"]) == len(one["files"])
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_once(mistake: str, together: list) -> None:
-    first, *others = (one["mistakes"][mistake] for one in together)
-    assert MISTAKES[mistake][1] in first
-    assert others == ["status 2"] * len(others)
 
 
 def test_more_processes_than_classes(backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
