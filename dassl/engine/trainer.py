@@ -54,7 +54,9 @@ class TrainerX(TrainerBase):
         with self.ranks.together():
             self._build(cfg)
         if self.ranks.size > 1:
-            self.ranks.check_same(self._data_facts())
+            loaders = {"test": self.test_loader, "validation": self.val_loader}
+            sizes = {f"the number of {name} images": one and len(one.dataset) for name, one in loaders.items()}
+            self.ranks.check_same(self._data_facts() | sizes)
 
     def _build(self, cfg: CfgNode) -> None:
         check_values(cfg)
@@ -80,11 +82,12 @@ class TrainerX(TrainerBase):
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
 
     def _data_facts(self) -> dict[str, Any]:
-        """What tells whether all ranks have read the same data."""
-        loaders = {"training": self.train_loader_x, "validation": self.val_loader, "test": self.test_loader}
-        sizes = {f"the number of {name} images": loader and len(loader.dataset) for name, loader in loaders.items()}
+        """What tells whether a run is trained on the same data."""
         names = "\n".join(self.lab2cname.values()).encode()
-        return {**sizes, "the class names (a checksum)": hashlib.sha256(names).hexdigest()[:16]}
+        return {
+            "the number of training images": len(getattr(self.train_loader_x, "dataset", ())),
+            "the class names (a checksum)": hashlib.sha256(names).hexdigest()[:16],
+        }
 
     # What a method defines --------------------------------------------------------------------------------------------
 
@@ -157,14 +160,16 @@ class TrainerX(TrainerBase):
         self.after_train()
 
     def before_train(self) -> None:
-        self._check_selection()
+        with self.ranks.together():
+            self._check_selection()
         self.is_training = self.has_trained = True
         is_here = self.ranks.on_first(self._look_into_folder)
         source = self.output_dir if is_here else self.cfg.RESUME or self.output_dir
         self.start_epoch = self.resume_model_if_exist(source)
         self.ranks.on_first(lambda: self.take_best(source))
-        if not (self.start_epoch or self.position) and os.path.abspath(source) != os.path.abspath(self.output_dir):
-            raise FileNotFoundError(f'RESUME: the folder "{source}" holds no checkpoint to go on from')
+        with self.ranks.together():
+            if not (self.start_epoch or self.position) and os.path.abspath(source) != os.path.abspath(self.output_dir):
+                raise FileNotFoundError(f'RESUME: the folder "{source}" holds no checkpoint to go on from')
         self.ranks.on_first(self.record.write_config)
         if dm := getattr(self, "dm", None):
             dm.cache_images()
@@ -291,18 +296,21 @@ class TrainerX(TrainerBase):
         only printed, and an epoch only ends, with sums that are finite, so no checkpoint holds what followed.
         """
         if loss.device.type == "cpu" and not torch.isfinite(loss).all():
-            raise FloatingPointError(self._anomaly(self.batch_idx))
+            self._refuse(self.batch_idx)
 
     def _check_finite(self, progress: Progress) -> None:
         if (ago := progress.steps_since_overflow()) is not None:
-            raise FloatingPointError(self._anomaly(self.batch_idx - ago))
+            self._refuse(self.batch_idx - ago)
 
-    def _anomaly(self, batch: int) -> str:
+    def _refuse(self, batch: int) -> NoReturn:
+        """Of all ranks, which have the same loss, the first one tells."""
+        if not self.ranks.is_first:
+            raise SystemExit(2)
         files = [os.path.join(self.output_dir, name, LAST) for name in self.get_model_names()]
         good = ", ".join(path for path in files if os.path.exists(path)) or "none yet"
-        return (
-            f"Loss is infinite or NaN! {self._at(batch + 1)}"
-            f", lr {self.get_current_lr():.4e}; last good checkpoint: {good}; try a smaller OPTIM.LR or fp32"
+        raise FloatingPointError(
+            f"Loss is infinite or NaN! {self._at(batch + 1)}, lr {self.get_current_lr():.4e};"
+            f" last good checkpoint: {good}; try a smaller OPTIM.LR or fp32"
         )
 
     # Choosing the model on validation images --------------------------------------------------------------------------
