@@ -94,6 +94,16 @@ def test_a_sentence_says_what_the_interval_allows(tables: list[Table]) -> None:
     assert not any(line.startswith("ZeroshotCLIP - RPP") and "in 3 seeds" in line for line in told)
 
 
+def test_a_sentence_for_each_number_of_shots(tmp_path: Path) -> None:
+    for method, value in (("RPP", 60.0), ("CoOp", 50.0)):
+        for dataset, stem in (("DescribableTextures", "dtd"), ("EuroSAT", "eurosat")):
+            folder = tmp_path / f"{stem}/{method}/x_4shots/seed1"
+            make_run(folder, value, trainer=method, dataset=dataset, num_shots=4)
+    (table,) = build(read_runs([tmp_path]))
+    told = "RPP - CoOp, mean of 4 shots: +10.0 points in one seed, which tells nothing of others"
+    assert sentences(difference_table(table, [("RPP", "CoOp")])) == [told]
+
+
 def test_from_the_command_line(tables: list[Table], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = [str(tmp_path), "--table", "xd", "--compare", "RPP", "POMP"]
     assert main(argv) == 0

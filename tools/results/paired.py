@@ -72,9 +72,8 @@ def _where(place: Key, table: Table) -> str:
     if AVERAGE not in place:
         return f"{dataset} {column}"
     part = dataset if column == AVERAGE else table.protocol  # a table of pretraining has the means of xd and dg
-    return {"xd": "mean of the targets", "dg": "mean of the shifted sets", "all": "mean of all"}.get(
-        part, f"mean {column}"
-    )
+    named = {"xd": "mean of the targets", "dg": "mean of the shifted sets", "all": "mean of all"}
+    return named.get(part, f"mean of {column} shots" if column.isdecimal() else f"mean {column}")
 
 
 def _told(sample: Sample) -> str:
