@@ -25,8 +25,7 @@ def load_prompts(classifier: PromptedCLIP, path: str | Path, epoch: int | None =
     returns the number of epochs that it was trained for. They may be of another method that this one can start from.
     ValueError naming what does not fit."""
     method = classifier.method
-    folders = (name for name in (method.folder, *method.starts_from) if Path(path, name).is_dir())
-    path = find_checkpoint(str(path), next(folders, method.folder), epoch)
+    path = find_checkpoint(str(path), folder_in(Path(path), method.folder), epoch)
     checkpoint = load_checkpoint(path)
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"{path} holds no state dict (names with tensors), but a {type(checkpoint).__name__}")
@@ -38,7 +37,6 @@ def load_prompts(classifier: PromptedCLIP, path: str | Path, epoch: int | None =
         weights = method.adopt(weights)
     except ValueError as error:
         raise ValueError(f"{type(method).__name__} cannot start from {path}: {error}") from error
-    method.resize(weights)
     load_exactly(method, weights, path)
     classifier.train(classifier.training)  # forgets the class features of other prompts
     trained_on = checkpoint.get("trained_on")
@@ -46,6 +44,12 @@ def load_prompts(classifier: PromptedCLIP, path: str | Path, epoch: int | None =
     epochs = checkpoint.get("epoch", 0)
     log.info(f'Loading weights to {method.folder} from "{path}" (epoch = {epochs})')
     return epochs
+
+
+def folder_in(run: Path, own: str) -> str:
+    """A method's own folder in that of a run, else the folder of the only method that has left a checkpoint there."""
+    others = {file.parent.name for file in run.glob("*/model*.pth.tar*")}
+    return own if (run / own).is_dir() or len(others) != 1 else others.pop()
 
 
 def prompts_only(state: Mapping[str, Tensor], method: nn.Module) -> dict[str, Tensor]:

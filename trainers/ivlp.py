@@ -14,7 +14,7 @@ from clip import CLIP
 
 from .contexts import check_depths, random_prompts, shared_plan
 from .method import Context, Method, Needs, Prompts, option
-from .rpp import RPP, shared_prompts
+from .rpp import shared_prompts
 
 
 class IVLP(Method):
@@ -29,7 +29,6 @@ class IVLP(Method):
         CTX_INIT: str = "a photo of a"
 
     folder = "VLPromptLearner"
-    starts_from = (RPP.folder,)
 
     def __init__(self, clip: CLIP, options: Options | None = None, num_classes: int = 0) -> None:
         super().__init__(clip, options)

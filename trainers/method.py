@@ -101,7 +101,6 @@ class Method(nn.Module):
 
     Options: ClassVar[type[Options]] = Options
     folder: ClassVar[str] = "prompt_learner"  # of its checkpoints, as published files have it
-    starts_from: ClassVar[tuple[str, ...]] = ()  # folders of other methods whose prompts ``adopt`` takes
 
     def __init__(self, clip: CLIP, options: Options | None = None, num_classes: int = 0) -> None:
         super().__init__()
@@ -157,12 +156,10 @@ class Method(nn.Module):
         """After each epoch, before it is evaluated and saved: ``done`` of ``total`` epochs."""
 
     def adopt(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """A checkpoint's tensors under this method's keys, where they are those of another that it can start from.
-        ValueError saying why such a method's cannot be taken."""
+        """Before a checkpoint is loaded: its tensors under this method's keys, where they are those of another method
+        that it can start from; the place, too, to give parameters sizes that only the file knows, such as that of a
+        cache. ValueError saying why a method's tensors cannot be taken."""
         return state
-
-    def resize(self, state: Mapping[str, Tensor]) -> None:
-        """Before a checkpoint is loaded: give parameters sizes that only the file knows, such as that of a cache."""
 
     def published_names(self) -> dict[str, str]:
         """Parameter name -> key in checkpoints, where the published files' differ."""

@@ -145,10 +145,11 @@ class TipAdapterF(Method):
         self.register_buffer("values", torch.empty(0, num_classes))
         self.register_buffer("strength", torch.tensor([1.0, 1.0]))  # alpha, beta
 
-    def resize(self, saved: dict[str, Tensor]) -> None:
+    def adopt(self, saved: dict[str, Tensor]) -> dict[str, Tensor]:
         if "keys" in saved:
             self.keys = nn.Parameter(self.keys.new_empty(saved["keys"].shape))
             self.values = self.values.new_empty(saved["values"].shape)
+        return saved
 
     def begin(self, classifier: PromptedCLIP, data: Data) -> None:
         features, label = data.features("train", self.options.PASSES)
