@@ -2,7 +2,7 @@
 # The main job on the embedded data, nothing downloaded but packages: pretrains POMP's and RPP's prompts on the embedded
 # source, tests them there and on six other data sets beside zero-shot CLIP, tunes on the base classes of two of them from
 # scratch and from what was pretrained, and ends with tables, the differences between the methods, and a picture.
-# Three to four minutes on two CPU cores after installation; started again, it goes on, or shows the tables.
+# Three and a half minutes on two CPU cores after installation; started again, it goes on, or shows the tables.
 # Results: output/demo, the picture: output/demo/figure.png.
 # Arguments go to the sweep, for example fewer seeds:
 #
