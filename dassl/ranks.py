@@ -1,6 +1,6 @@
 """The processes of a run: torchrun's ranks, and what they tell one another.
 
-    torchrun --nproc_per_node 2 train.py --trainer RPP
+    torchrun --nproc_per_node 2 train.py ...
 
 Every rank holds the whole model and carries out the same program on its share of the images and of the class texts;
 between steps all have the same numbers. A run of one process never touches ``torch.distributed``.

@@ -4,7 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+
+from tools.results.__main__ import main
+from tools.results.runs import read_runs
+from tools.results.tables import Table, build
 
 STEMS = {"DescribableTextures": "dtd", "EuroSAT": "eurosat", "ImageNet": "imagenet", "Caltech101": "caltech101"}
 
@@ -45,3 +50,15 @@ def make_pair(root: Path, base: float, new: float, seed: int = 1, **facts: Any) 
 def classes(*accuracies: float) -> list[dict[str, Any]]:
     """What the evaluator records of each class."""
     return [{"label": number, "classname": f"c{number}", "accuracy": one} for number, one in enumerate(accuracies)]
+
+
+def table_of(root: Path, protocol: str) -> Table:
+    """The one table of this protocol that the runs below ``root`` make."""
+    (table,) = [table for table in build(read_runs([root])) if table.protocol == protocol]
+    return table
+
+
+def records(capsys: pytest.CaptureFixture, *arguments: object) -> list[dict[str, Any]]:
+    """What ``python -m tools.results`` prints as JSON."""
+    assert main([*map(str, arguments), "--format", "json"]) == 0
+    return json.loads(capsys.readouterr().out)
