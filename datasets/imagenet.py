@@ -30,7 +30,8 @@ class WordNetFolders(Benchmark):
     val_dir = "val"
 
     def __init__(self, cfg: CfgNode) -> None:
-        self.held_out, self.skip_broken = cfg.DATASET.HELD_OUT, cfg.DATALOADER.SKIP_BROKEN
+        self.held_out, self.held_out_classes = cfg.DATASET.HELD_OUT, cfg.DATASET.HELD_OUT_CLASSES
+        self.skip_broken = cfg.DATALOADER.SKIP_BROKEN
         super().__init__(cfg)
 
     def load(self, num_shots: int, seed: int) -> Split:
@@ -52,7 +53,7 @@ class WordNetFolders(Benchmark):
             picks, _ = self.keep_fewshot(lambda: Split(read(), [], []), num_shots, seed, source)
         if self.held_out < 1:
             return Split(picks or read(), test, test)
-        rest, val = hold_out(read(), self.held_out, seed, picks)
+        rest, val = hold_out(read(), self.held_out, seed, picks, self.held_out_classes)
         return Split(picks or rest, val, test)
 
     def names_of(self, images: ClassFolders | Shards) -> list[str]:

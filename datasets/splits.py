@@ -113,18 +113,22 @@ def hold_out_val(train: list[Item], test: list[Item], seed: int = SPLIT_SEED) ->
     return split
 
 
-def hold_out(train: Table[Item], count: int, seed: int, picked: Iterable[Item] = ()) -> tuple[Table[Item], Table[Item]]:
+def hold_out(
+    train: Table[Item], count: int, seed: int, picked: Iterable[Item] = (), num_classes: int = 0
+) -> tuple[Table[Item], Table[Item]]:
     """``train`` without ``count`` images of each class, and these: drawn by ``seed``, none of them ``picked``.
 
-    A class keeps at least half of its images.
+    A class keeps at least half of its images. num_classes: only from so many classes, which are drawn; 0: from all.
     """
     rng, taken = random.Random(max(seed, 0)), {item.path for item in picked}
+    labels = [label for label, _ in train.groups]
+    chosen = {*random.Random(max(seed, 0)).sample(labels, min(num_classes or len(labels), len(labels)))}
     shots = class_sizes(picked)
     rest, held = [], []
     for label, rows in train.groups:
         drawn = rng.sample(range(len(rows)), min(len(rows), count + shots[label]))
         free = [at for at in drawn if not taken or train.make(rows[at], label).path not in taken]
-        out = sorted(free[: min(count, len(rows) // 2)])
+        out = sorted(free[: min(count, len(rows) // 2)]) if label in chosen else []
         rest.append((label, Without(rows, out)))
         held.append((label, [rows[at] for at in out]))
     return Table(rest, train.make), Table(held, train.make)

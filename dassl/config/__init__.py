@@ -35,6 +35,7 @@ _AT_LEAST_ONE = (
     "TRAIN.KEEP_STATES",
     "TRAIN.PRINT_FREQ",
 )
+_NOT_NEGATIVE = ("TEST.SELECT_EPOCHS", "TEST.SELECT_STEPS", "TRAIN.CHECKPOINT_MINUTES", "TRAIN.CHECKPOINT_STEPS")
 
 
 def get_cfg_default() -> CfgNode:
@@ -186,7 +187,7 @@ def check_values(cfg: CfgNode) -> None:
     for key in _AT_LEAST_ONE:
         if leaves[key] < 1:
             raise ValueError(f"{key} must be at least 1, but is {leaves[key]}")
-    for key in ("TRAIN.CHECKPOINT_STEPS", "TRAIN.CHECKPOINT_MINUTES"):
+    for key in _NOT_NEGATIVE:
         if not leaves[key] >= 0:
             raise ValueError(f"{key} must be 0 or more, but is {leaves[key]}")
     if not 0 < (budget := cfg.MODEL.TEXT_MEMORY_GB) < math.inf:

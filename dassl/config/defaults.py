@@ -50,6 +50,7 @@ _C.DATASET.TEMPLATE = ""  # e.g. "a photo of a {}."; empty: the data set's own
 _C.DATASET.SUBSAMPLE_CLASSES = "all"  # all | base | new
 _C.DATASET.NUM_SHOTS = -1  # training images per class; below 1: all of them
 _C.DATASET.HELD_OUT = 0  # training images of each class that serve as val where val would be the test images
+_C.DATASET.HELD_OUT_CLASSES = 0  # only of so many classes, which are drawn; 0: of all
 _C.DATASET.SOURCE_DOMAINS = ()
 _C.DATASET.TARGET_DOMAINS = ()
 
@@ -122,6 +123,8 @@ _C.TEST.COMPUTE_CMAT = False
 _C.TEST.NO_TEST = False
 _C.TEST.SPLIT = "test"  # test | val
 _C.TEST.FINAL_MODEL = "last_step"  # last_step | best_val
+_C.TEST.SELECT_EPOCHS = 1  # best_val looks at the validation images every so many epochs; 0: after the last one only
+_C.TEST.SELECT_STEPS = 0  # also every so many steps; 0: only at the end of epochs
 
 _C.TRAINER = CfgNode()
 _C.TRAINER.NAME = ""

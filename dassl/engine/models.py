@@ -151,18 +151,15 @@ class TrainerBase:
             state, folder = self._checkpoint(name, epoch, val_result), os.path.join(directory, name)
             self.ranks.on_first(partial(save_checkpoint, state, folder, is_best=is_best, model_name=model_name))
 
-    def keep_resumable(self, position: dict[str, Any] | None = None) -> None:
-        """Save the state after an epoch, or in the middle of one at a ``position``, so that an interrupted run can go
-        on from there; after the last epoch its checkpoint is enough. The first rank does it, and no other waits."""
+    def keep_resumable(self) -> None:
+        """Save the state after a step, or an epoch, so that an interrupted run can go on from there; after the last
+        epoch its checkpoint is enough. The first rank does it, and no other waits."""
         if not self.ranks.is_first:
             return
         for name in self.get_model_names():
             folder = os.path.join(self.output_dir, name)
-            if position:
-                state = self._checkpoint(name, self.epoch - 1) | {"position": position}
-                save_state(state, folder, self.states_kept)
-            elif self.epoch + 1 < self.max_epoch:
-                save_state(self._checkpoint(name, self.epoch), folder, self.states_kept)
+            if self.epochs_done < self.max_epoch:
+                save_state(self._checkpoint(name, self.epochs_done - 1), folder, self.states_kept)
             elif os.path.exists(os.path.join(folder, f"model.pth.tar-{self.max_epoch}")):
                 remove_states(folder)
 

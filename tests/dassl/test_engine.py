@@ -168,6 +168,45 @@ class TestSelection:
         assert metrics["results"]["val"]["accuracy"] == 75.0 and metrics["epoch"] == 4
         assert [epoch["val_accuracy"] for epoch in metrics["history"]] == [50.0, 75.0, 75.0, 25.0]
 
+    @pytest.mark.parametrize(
+        ("settings", "looks"),
+        [
+            ((), [(0, 3), (1, 3), (2, 3), (3, 3)]),
+            (("TEST.SELECT_EPOCHS", 3), [(2, 3), (3, 3)]),
+            (("TEST.SELECT_EPOCHS", 0), [(3, 3)]),
+            (("TEST.SELECT_EPOCHS", 0, "TEST.SELECT_STEPS", 5), [(1, 2), (3, 1), (3, 3)]),
+            (("TEST.SELECT_EPOCHS", 2, "TEST.SELECT_STEPS", 2), [(0, 2), (1, 1), (1, 3), (2, 2), (3, 1), (3, 3)]),
+            (("TEST.SELECT_STEPS", 1, "TEST.FINAL_MODEL", "best_val"), [(e, s) for e in range(4) for s in (1, 2, 3)]),
+        ],
+    )
+    def test_when_it_looks(self, tmp_path, monkeypatch, settings, looks):
+        """Epoch (from 0) and number of steps in it; three make an epoch."""
+        seen = []
+
+        def test(self, split=None):
+            if split == "val":
+                seen.append((self.epoch, self.batch_idx + 1))
+            return SimpleTrainer.test(self, split)
+
+        monkeypatch.setattr(Linear, "test", test, raising=False)
+        trainer = trained(tmp_path, "TEST.FINAL_MODEL", "best_val", *settings)
+        assert trainer.num_batches == 3 and seen == looks
+
+    def test_the_mode_is_that_of_training_after_a_look(self, tmp_path, monkeypatch):
+        modes, step = [], Linear.forward_backward
+
+        def forward_backward(self, batch):
+            modes.append(self.model.training)
+            return step(self, batch)
+
+        monkeypatch.setattr(Linear, "forward_backward", forward_backward)
+        trained(tmp_path, "TEST.FINAL_MODEL", "best_val", "TEST.SELECT_STEPS", 1)
+        assert modes == [True] * 12
+
+    def test_looks_that_choose_nothing_are_an_error(self, tmp_path):
+        with pytest.raises(ValueError, match=r"TEST.SELECT_STEPS needs TEST.FINAL_MODEL best_val"):
+            trained(tmp_path, "TEST.SELECT_STEPS", 5)
+
     def test_without_validation_images_it_is_an_error(self, tmp_path):
         trainer = build_trainer(toy_cfg(tmp_path, "TEST.FINAL_MODEL", "best_val", "DATASET.NAME", "SquaresWithoutVal"))
         with pytest.raises(ValueError, match="SquaresWithoutVal has none: use last_step"):

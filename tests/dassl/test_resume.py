@@ -247,6 +247,7 @@ def records(folder) -> dict:
         ("DATALOADER.TRAIN_X.SAMPLER", "RandomClassSampler", "DATALOADER.TRAIN_X.N_INS", 4),
         ("DATALOADER.NUM_WORKERS", 2, "TEST.FINAL_MODEL", "best_val"),
         ("DATALOADER.CACHE", "ram", "DATASET.NUM_SHOTS", 8),
+        ("TEST.FINAL_MODEL", "best_val", "TEST.SELECT_STEPS", 2, "TEST.SELECT_EPOCHS", 0, "OPTIM.LR", 3.0),
     ],
 )
 def test_same_weights_from_any_step(tmp_path, monkeypatch, capsys, opts, step):
@@ -262,6 +263,34 @@ def test_same_weights_from_any_step(tmp_path, monkeypatch, capsys, opts, step):
     assert all(torch.equal(a, b) for a, b in zip(state_of(straight), state_of(resumed)))
     assert records(tmp_path / "straight") == records(tmp_path / "cut")
     assert sorted(os.listdir(tmp_path / "cut" / "linear")) == sorted(os.listdir(tmp_path / "straight" / "linear"))
+
+
+@pytest.mark.parametrize("moment", ["before", "within"])
+@pytest.mark.parametrize("look", [0, 1, 2, 4])
+def test_interrupted_in_a_look_at_validation_images_the_run_goes_on_with_it(tmp_path, monkeypatch, look, moment):
+    """By a signal, which the evaluation notices, or killed just before it; the best state so far is found again."""
+    opts = ("TEST.FINAL_MODEL", "best_val", "TEST.SELECT_STEPS", 2, "TEST.SELECT_EPOCHS", 0, "OPTIM.LR", 3.0)
+    straight = run(tmp_path / "straight", *opts)
+    looks = []
+
+    def test(self, split=None):
+        looks.append(split)
+        if len(looks) == look + 1 and moment == "before":
+            raise KeyboardInterrupt
+        if len(looks) == look + 1:
+            self.watch.ending = signal.SIGTERM
+        return super(Linear, self).test(split)
+
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
+        patch.setattr(Linear, "test", test, raising=False)
+        run(tmp_path / "cut", *opts)
+    assert looks == ["val"] * (look + 1)
+    resumed = run(tmp_path / "cut", *opts)
+    assert all(torch.equal(a, b) for a, b in zip(state_of(straight), state_of(resumed)))
+    assert records(tmp_path / "straight") == records(tmp_path / "cut")
+    best = [torch.load(tmp_path / name / "linear" / "model-best.pth.tar") for name in ("straight", "cut")]
+    assert best[0]["val_result"] == best[1]["val_result"] and best[0]["epoch"] == best[1]["epoch"]
+    assert best[0]["position"]["step"] == best[1]["position"]["step"]
 
 
 def test_stopped_more_than_once(tmp_path, monkeypatch):

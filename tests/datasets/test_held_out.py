@@ -31,6 +31,18 @@ def test_val_is_made_of_training_images(root: Path) -> None:
     assert train == [row for row in everything if row not in val], "in their order"
 
 
+def test_of_some_classes_only(root: Path) -> None:
+    """The same images of these as without the limit; the others keep theirs."""
+    kept, all_val, _ = parts(root, HELD_OUT=3)
+    train, val, _ = parts(root, HELD_OUT=3, HELD_OUT_CLASSES=2)
+    chosen = {label for _, label, _ in val}
+    assert len(chosen) == 2 and val == [row for row in all_val if row[1] in chosen]
+    assert sorted(train + val) == sorted(kept + all_val)
+    others = [{label for _, label, _ in parts(root, HELD_OUT=3, HELD_OUT_CLASSES=2, SEED=n)[1]} for n in range(2, 6)]
+    assert any(labels != chosen for labels in others)
+    assert parts(root, HELD_OUT=3, HELD_OUT_CLASSES=9)[1] == all_val
+
+
 def test_it_depends_on_the_seed_alone(root: Path) -> None:
     first, again, other = (parts(root, HELD_OUT=3, SEED=seed)[1] for seed in (1, 1, 2))
     assert first == again != other

@@ -170,7 +170,7 @@ def test_best_then_newest_checkpoint_of_a_run(make: Make, tmp_path: Path) -> Non
 def test_a_run_that_was_killed_in_its_second_epoch(make: Make, tmp_path: Path) -> None:
     """It holds the state after the first, no more; training goes on from there, and evaluation takes it too."""
     trainer = randomise(make("CoOp"))
-    trainer.output_dir, trainer.epoch, trainer.max_epoch = str(tmp_path), 0, 3
+    trainer.output_dir, trainer.epochs_done, trainer.max_epoch = str(tmp_path), 1, 3
     trainer.keep_resumable()
     assert [path.name for path in (tmp_path / "prompt_learner").iterdir()] == ["model-last.pth.tar"]
     for folder in (tmp_path, tmp_path / "prompt_learner"):
@@ -184,7 +184,7 @@ def test_the_file_that_goes_on_is_newer_than_numbered_ones(make: Make, tmp_path:
     trainer = make("CoOp")
     trainer.output_dir, trainer.max_epoch = str(tmp_path), 5
     trainer.save_model(1, str(tmp_path))
-    trainer.epoch = 2
+    trainer.epochs_done = 3
     randomise(trainer).keep_resumable()
     other = make("CoOp")
     other.load_model(str(tmp_path))
