@@ -26,6 +26,7 @@ from clip import CLIP, PromptPlan
 from clip.clip import load_frozen
 from configs import ROOT, methods
 from dassl.config import merge_from_file, merge_from_list
+from dassl.ranks import Ranks
 from dassl.utils import set_exact_fp32
 from trainers.load import default_config, method_section
 from trainers.options import Options, read_options
@@ -91,12 +92,13 @@ def classifier(
     memory_gb: float | None = None,
     changes: Mapping[str, object] | None = None,
     kind: type[PromptedCLIP] = PromptedCLIP,
+    ranks: Ranks | None = None,
 ) -> PromptedCLIP:
-    """Ready for a step; of the same parameters whenever it is made, for a ``NaiveCLIP`` too."""
+    """Ready for a step; of the same parameters whenever it is made, for a ``NaiveCLIP`` too, and on every rank."""
     torch.manual_seed(1)
     clip = vit_b16(precision)
     made = getattr(trainers, method)(clip, options_of(method, changes), classes)
-    model = kind(clip, made, class_names(classes), memory_gb=memory_gb).to(device())
+    model = kind(clip, made, class_names(classes), memory_gb=memory_gb, ranks=ranks).to(device())
     model.trained_on = tuple(model.classnames)
     made.begin(model, RandomFeatures(classes, clip.embed_dim))
     return model
