@@ -1,8 +1,8 @@
 """The plain computation of prompted CLIP, as the CoOp family does it: what ``clip/`` must equal, and is timed against.
 
 Every text is 77 rows long, every row of every layer is computed, prompts are put in anew for every text and image, and
-a context per image means one pass over all texts per image. Nothing is shared with ``clip/text.py`` or with the forward
-passes of ``clip/model.py``: only weights are read, and the norms are called.
+a context per image means one pass over all texts per image. Nothing is shared with ``clip/text_encoder.py`` or with the
+forward passes of ``clip/blocks.py`` and ``clip/model.py``: only weights are read, and the norms are called.
 
 Letters: B images, C texts, T rows, P prompt tokens, D width, H heads, E joint width.
 """
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip.model import CLIP, QuickGELU, ResidualAttentionBlock
-from clip.prompts import LayerPrompt, PromptPlan
+from clip.prompts import LayerPrompt, PerImage, PromptPlan
 from clip.text import Texts
 
 # (B, H, T, D/H) query, key, value and an additive mask (T, T) or None -> (B, H, T, D/H).
@@ -106,14 +106,14 @@ def padded_ids(texts: Texts, length: int = 77) -> Tensor:
 
 
 def encode_text(model: CLIP, ids: Tensor, plan: PromptPlan | None = None, attend: Attend = plain) -> Tensor:
-    """(C, T <= 77) ids, -1-j for context vector j -> (C, E), raw; (B, C, E) for a context per image (B, 1, P, D)."""
-    if plan is not None and plan.input.dim() == 4:
-        per_image = [replace(plan, input=context[0]) for context in plan.input]
+    """(C, T <= 77) ids, -1-j for context vector j -> (C, E), raw; (B, C, E) for a context per image."""
+    if plan is not None and isinstance(plan.input, PerImage):
+        per_image = [replace(plan, input=context) for context in plan.input.rows]
         return torch.stack([encode_text(model, ids, one, attend) for one in per_image])
     positions = model.positional_embedding[: ids.shape[1]].to(model.dtype)
     x = model.token_embedding(ids.clamp(min=0)).to(model.dtype)
     if plan is not None:
-        context = plan.input.to(model.dtype).expand(len(ids), -1, -1)
+        context = plan.input.rows.to(model.dtype).expand(len(ids), -1, -1)
         text, place = (ids < 0).nonzero(as_tuple=True)
         x = x.index_put((text, place), context[text, -1 - ids[text, place]])
     count = 0 if plan is None else plan.length
@@ -133,7 +133,7 @@ def encode_image(model: CLIP, image: Tensor, plan: PromptPlan | None = None, att
     x = x + vit.positional_embedding.to(x.dtype)
     start = x.shape[1]
     if plan is not None:
-        x = torch.cat([x, plan.input.to(x.dtype).expand(len(x), -1, -1)], dim=1)
+        x = torch.cat([x, plan.input.rows.to(x.dtype).expand(len(x), -1, -1)], dim=1)
     layers = enter_first(plan, lambda rows: vit.ln_pre(rows.to(x.dtype)))
     x = run_layers(vit.transformer.resblocks, vit.ln_pre(x), layers, start, None, attend)
     return vit.ln_post(x)[:, 0] @ vit.proj

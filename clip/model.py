@@ -1,146 +1,25 @@
 """CLIP (Radford et al. 2021, arXiv:2103.00020): two encoders that take prompts as an argument.
 
-OpenAI's parameter names; batch-first everywhere: B images or texts, T rows (tokens), D width, E joint width.
-There is one block for all methods. Prompts reach it as a ``LayerPrompt``; see ``clip/prompts.py``.
+OpenAI's parameter names; batch-first everywhere. Both encoders are made of ``clip/blocks.py``; the passes over texts
+are in ``clip/text_encoder.py``.
+
+Letters: B images, C texts, h w rows and columns of patches, N = h w, P prompt tokens, D width of the image
+encoder, E joint width.
 """
 
 from __future__ import annotations
-
-from collections import OrderedDict
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .prompts import LayerPrompt, PromptPlan, raw_first_layer, write_slots
+from .blocks import LayerNorm, QuickGELU, ResidualAttentionBlock, Transformer
+from .prompts import PerClass, PromptPlan, raw_first_layer, write_slots
 from .resnet import ModifiedResNet
-from .text import Texts, encode_rows
+from .text import Texts, check_vocabulary
+from .text_encoder import TextEncoder
 
-ALL_ROWS = slice(None)
-
-
-class LayerNorm(nn.LayerNorm):
-    """Computes in its weights' precision (fp32 also in a half-precision model, as in CLIP) whatever the input's."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.to(self.weight.dtype), self.normalized_shape, self.weight, self.bias, self.eps).to(
-            x.dtype
-        )
-
-
-class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), written with SiLU: one fused kernel that keeps one tensor for the backward pass."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.silu(1.702 * x) / 1.702
-
-
-ACTIVATIONS = {"quick_gelu": QuickGELU, "gelu": nn.GELU}
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention under ``nn.MultiheadAttention``'s parameter names, projections apart from attending."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        if width % heads:
-            raise ValueError(f"Width {width} is not divisible by {heads} heads")
-        self.heads = heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
-        nn.init.xavier_uniform_(self.in_proj_weight)
-        nn.init.zeros_(self.out_proj.bias)
-
-    def project(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., 3 D): query, key and value side by side."""
-        return F.linear(x, self.in_proj_weight, self.in_proj_bias)
-
-    def project_views(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """As ``project``, each projection reading its own input."""
-        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        return torch.cat([F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases)], dim=-1)
-
-    def split_heads(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, H, T, D/H)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-    def forward(self, qkv: Tensor, read: slice = ALL_ROWS, causal: bool = False) -> Tensor:
-        """Rows ``read`` of (B, T, 3 D) attend to all rows; returns (B, len(read), D)."""
-        query, key, value = (self.split_heads(x) for x in qkv.chunk(3, dim=-1))
-        out = F.scaled_dot_product_attention(query[:, :, read], key, value, is_causal=causal)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
-
-
-class ResidualAttentionBlock(nn.Module):
-    """The transformer layer, for every method."""
-
-    def __init__(self, width: int, heads: int, activation: str = "quick_gelu"):
-        super().__init__()
-        self.attn = Attention(width, heads)
-        self.ln_1 = LayerNorm(width)
-        self.mlp = nn.Sequential(
-            OrderedDict(
-                c_fc=nn.Linear(width, 4 * width), gelu=ACTIVATIONS[activation](), c_proj=nn.Linear(4 * width, width)
-            )
-        )
-        self.ln_2 = LayerNorm(width)
-
-    def project(self, x: Tensor, prompt: LayerPrompt | None = None, start: int = 0) -> Tensor:
-        """Query, key and value of every row, (B, T, 3 D). Prompt rows are projected once and put in, not per image."""
-        qkv = self.attn.project(self.ln_1(x))
-        if prompt is None:
-            return qkv
-        views = prompt.map(lambda rows: self.ln_1(rows.to(x.dtype)))
-        rows = (
-            self.attn.project(views.query)
-            if prompt.is_shared
-            else self.attn.project_views(views.query, views.key, views.value)
-        )
-        return write_slots(qkv, start, rows)
-
-    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Y = R + attended; Y + MLP(LN2(Y))."""
-        x = x + attended
-        return x + self.mlp(self.ln_2(x))
-
-    def forward(
-        self, x: Tensor, prompt: LayerPrompt | None = None, start: int = 0, read: slice = ALL_ROWS, causal: bool = False
-    ) -> Tensor:
-        """(B, T, D) -> (B, len(read), D): only the rows ``read`` are computed, since only they are wanted."""
-        qkv = self.project(x, prompt, start)
-        if prompt is not None and prompt.residual is not None:
-            x = write_slots(x, start, prompt.residual)
-        return self.finish(x[:, read], self.attn(qkv, read, causal))
-
-
-class Transformer(nn.Module):
-    """A stack of blocks; ``causal`` for text."""
-
-    def __init__(self, width: int, layers: int, heads: int, causal: bool = False, activation: str = "quick_gelu"):
-        super().__init__()
-        self.width, self.layers, self.causal = width, layers, causal
-        self.resblocks = nn.Sequential(*(ResidualAttentionBlock(width, heads, activation) for _ in range(layers)))
-
-    def forward(
-        self, x: Tensor, prompts: Mapping[int, LayerPrompt] | None = None, start: int = 0, read: slice = ALL_ROWS
-    ) -> Tensor:
-        """(B, T, D) -> (B, len(read), D). Layer l writes ``prompts[l]`` into its rows from ``start`` on.
-
-        With prompts behind all other rows (vision), a layer whose successor replaces them does not compute them.
-        """
-        prompts = prompts or {}
-        for layer, block in enumerate(self.resblocks):
-            following = prompts.get(layer + 1)
-            if layer == self.layers - 1:
-                rows = read
-            elif following is not None and following.residual is not None and not self.causal:
-                rows = slice(start)
-            else:
-                rows = ALL_ROWS
-            x = block(x, prompts.get(layer), start, rows, self.causal)
-        return x
+__all__ = ["CLIP", "LayerNorm", "QuickGELU", "ResidualAttentionBlock", "Transformer", "VisionTransformer"]
 
 
 class VisionTransformer(nn.Module):
@@ -172,10 +51,11 @@ class VisionTransformer(nn.Module):
         return self.transformer.width
 
     def patches(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 1 + patches, D): the rows that enter ``ln_pre``."""
+        """(B, 3, H, W) -> (B, 1 + N, D): the rows that enter ``ln_pre``."""
         x = self.conv1(image.contiguous(memory_format=torch.channels_last))  # patches then are rows without a copy
-        x = x.flatten(2).transpose(1, 2)
-        x = torch.cat([self.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+        x = x.flatten(2).transpose(1, 2)  # (B, D, h, w) -> (B, N, D)
+        cls = self.class_embedding.to(x.dtype).expand(len(x), 1, -1)  # (B, 1, D)
+        x = torch.cat([cls, x], dim=1)  # (B, 1 + N, D)
         return x + self.positional_embedding.to(x.dtype)
 
     def forward(self, image: Tensor, prompt: PromptPlan | None = None) -> Tensor:
@@ -184,10 +64,10 @@ class VisionTransformer(nn.Module):
         start, layers = x.shape[1], {}
         if prompt is not None:
             prompt.check(self.width, self.transformer.layers)
-            x = write_slots(x, start, self.ln_pre(prompt.input.to(x.dtype)))
+            x = write_slots(x, start, self.ln_pre(prompt.input.rows.to(x.dtype)))  # (B, 1 + N + P, D)
             layers = raw_first_layer(prompt.layers, lambda rows: self.ln_pre(rows.to(x.dtype)))
-        cls = self.transformer(x, layers, start, read=slice(1))[:, 0]
-        return self.ln_post(cls) @ self.proj
+        cls = self.transformer(x, layers, start, read=slice(1))[:, 0]  # (B, D)
+        return self.ln_post(cls) @ self.proj  # (B, E)
 
 
 class CLIP(nn.Module):
@@ -257,6 +137,10 @@ class CLIP(nn.Module):
         return self.visual.conv1.weight.dtype
 
     @property
+    def text_encoder(self) -> TextEncoder:
+        return TextEncoder(self.token_embedding, self.positional_embedding, self.transformer, self.dtype)
+
+    @property
     def embed_dim(self) -> int:
         return self.text_projection.shape[1]
 
@@ -267,6 +151,8 @@ class CLIP(nn.Module):
             return self.visual(image)
         if not self.has_vit:
             raise ValueError("A ResNet image encoder cannot take prompts; choose a ViT backbone or a text-only method")
+        if isinstance(prompt.input, PerClass):
+            raise ValueError("Images have no class yet: they take one prompt for all of them, or PerImage(prompts)")
         return self.visual(image, prompt)
 
     def encode_text(
@@ -275,18 +161,16 @@ class CLIP(nn.Module):
         """Token ids (C, 77) or ``Texts`` of C texts -> (C, E), raw; (B, C, E) if the context is one per image.
 
         memory_gb: budget for the activations; texts are encoded in chunks that are recomputed in the backward pass.
-        Same numbers as the plain computation over 77 tokens, without its waste: see ``clip/text.py``.
+        Same numbers as the plain computation over 77 tokens, without its waste: see ``clip/text_encoder.py``.
         """
-        if isinstance(text, Tensor):
-            text = Texts.from_tokens(text)
-        if prompt is not None:
-            prompt.check(self.transformer.width, self.transformer.layers)
-        features = encode_rows(self, text, prompt, memory_gb)
-        return self.ln_final(features) @ self.text_projection
+        texts = Texts.from_tokens(text) if isinstance(text, Tensor) else text
+        check_vocabulary(self.known_tokens, texts)
+        rows = self.text_encoder.eos_rows(texts, prompt, memory_gb)
+        return self.ln_final(rows) @ self.text_projection
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Logits per image (B, C) and per text (C, B)."""
         image_features = F.normalize(self.encode_image(image), dim=-1)
         text_features = F.normalize(self.encode_text(text), dim=-1)
-        logits = self.logit_scale.exp() * image_features @ text_features.t()
-        return logits, logits.t()
+        logits = self.logit_scale.exp() * image_features @ text_features.t()  # (B, C)
+        return logits, logits.t()  # (B, C) and (C, B)

@@ -2,108 +2,128 @@
 
 All of it happens on the host.
 
-Letters: C texts of up to T tokens, p prefix rows, R suffix rows.
+Letters: C texts of up to T tokens, M of them in a chunk, p prefix rows, R suffix rows, S context slots among them,
+c suffixes of s rows in a bucket, G groups (a context per image).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Rows:
-    """A run of token rows: ids and positions (R,); ``slots`` index the context rows, ``context`` says which vector."""
+class Packing(NamedTuple):
+    """What a layout depends on, besides the texts."""
 
-    ids: Tensor
-    positions: Tensor
-    slots: Tensor
-    context: tuple[Tensor, ...]  # (slot,) or, for one context per class, (class, slot)
+    device: torch.device  # where its tensors are needed
+    per_class: bool  # whether contexts differ between classes, so that they are no prefix
+    max_rows: int | None  # of a chunk
+    bucket_cost: float  # rows that take as long as one more bucket
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A run of token rows and, for its context slots, which vector stands there."""
+
+    ids: Tensor  # (R,)
+    positions: Tensor  # (R,)
+    slots: Tensor  # (S,) rows that are context slots
+    vectors: Tensor  # (S,) number of the context vector there
+    classes: Tensor | None  # (S,) whose context, if they differ between classes
 
     @classmethod
-    def make(cls, ids: Tensor, positions: Tensor, classes: Tensor | None) -> Rows:
-        slots = (ids < 0).nonzero()[:, 0]
-        context = (-1 - ids[slots],) if classes is None else (classes[slots], -1 - ids[slots])
-        return cls(ids.clamp(min=0), positions, slots, context)
+    def make(cls, ids: Tensor, positions: Tensor, classes: Tensor | None = None) -> Rows:
+        """ids, positions, classes: (R,)."""
+        slots = (ids < 0).nonzero()[:, 0]  # (S,)
+        return cls(ids.clamp(min=0), positions, slots, -1 - ids[slots], None if classes is None else classes[slots])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bucket:
-    """``count`` suffixes of ``size`` rows each. Masks are None where every row may be seen.
+    """c suffixes of s rows each. Masks are None where every row may be seen."""
 
-    mask: (size, p + size) bool, causal. eos_mask: (count, 1, 1, p + size), what each EOS row sees.
-    """
+    count: int  # c
+    rows: slice  # of the chunk's R
+    texts: slice  # of the chunk's M
+    mask: Tensor | None  # (s, p + s) bool, causal
+    eos_mask: Tensor | None  # (c, 1, 1, p + s), what each EOS row sees
 
-    count: int
-    size: int
-    mask: Tensor | None
-    eos_mask: Tensor | None
+    def mask_of(self, eos_only: bool, groups: int) -> Tensor | None:
+        """(s, p + s) for all rows; for the EOS rows alone (G c, 1, 1, p + s), with G groups behind one another."""
+        if not eos_only:
+            return self.mask
+        if self.eos_mask is None or groups == 1:
+            return self.eos_mask
+        return self.eos_mask.repeat(groups, 1, 1, 1)  # (G c, 1, 1, p + s)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chunk:
     rows: Rows
     buckets: tuple[Bucket, ...]  # in packing order
-    eos: Tensor  # (texts,) row of each text's EOS
+    eos: Tensor  # (M,) row of each text's EOS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     prefix: Rows
     chunks: tuple[Chunk, ...]
     order: Tensor  # (C,) where text i stands among the packed ones
 
 
-def make_layout(ids: Tensor, lengths: Tensor, own_context: bool, max_rows: int | None, bucket_cost: float) -> Layout:
-    """Split off the common prefix, sort suffixes by length into buckets, cut into chunks of at most ``max_rows`` rows.
+def make_layout(ids: Tensor, lengths: Tensor, packing: Packing) -> Layout:
+    """Split off the common prefix, sort suffixes by length into buckets, cut into chunks.
 
-    ids (C, T) and lengths (C,): see ``Texts``. own_context: the context differs between classes, so it is no prefix.
-    bucket_cost: rows that take as long as one more bucket.
+    ids (C, T) and lengths (C,): see ``Texts``.
     """
-    common = (ids == ids[0]).all(dim=0)
-    if own_context:
-        common &= ids[0] >= 0
-    p = min(int(common.cumprod(0).sum()), int(lengths.min()) - 1)
-    by_length = lengths.argsort(stable=True)
+    p = common_rows(ids, lengths, packing.per_class)
+    by_length = lengths.argsort(stable=True)  # (C,)
     sizes, counts = (lengths - p).unique(return_counts=True)  # sorted, as by_length is
-    buckets = merge_buckets(list(zip(counts.tolist(), sizes.tolist())), bucket_cost)
+    buckets = merge_buckets(list(zip(counts.tolist(), sizes.tolist())), packing.bucket_cost)
     chunks, done = [], 0
-    for run in split_buckets(buckets, max_rows):
-        members = by_length[done : done + sum(count for count, _ in run)]
+    for run in split_buckets(buckets, packing.max_rows):
+        members = by_length[done : done + sum(count for count, _ in run)]  # (M,)
         done += len(members)
-        chunks.append(make_chunk(ids, lengths[members] - p, members, run, p, own_context))
+        chunks.append(make_chunk(ids, lengths, members, run, p, packing.per_class))
     order = torch.empty_like(by_length)
     order[by_length] = torch.arange(len(by_length))
-    prefix = Rows.make(ids[0, :p], torch.arange(p), None)
-    return Layout(prefix, tuple(chunks), order)
+    return Layout(Rows.make(ids[0, :p], torch.arange(p)), tuple(chunks), order)
+
+
+def common_rows(ids: Tensor, lengths: Tensor, per_class: bool) -> int:
+    """p: how many rows all texts begin with, one at least being left for the suffix."""
+    common = (ids == ids[0]).all(dim=0)  # (T,)
+    if per_class:
+        common &= ids[0] >= 0
+    return min(int(common.cumprod(0).sum()), int(lengths.min()) - 1)
 
 
 def make_chunk(
-    ids: Tensor,
-    sizes: Tensor,
-    members: Tensor,
-    run: list[tuple[int, int]],
-    p: int,
-    own_context: bool,
+    ids: Tensor, lengths: Tensor, members: Tensor, run: list[tuple[int, int]], p: int, per_class: bool
 ) -> Chunk:
-    """members: (texts,) indices of the chunk's texts, sizes: rows of their suffixes, run: its (count, size) buckets."""
-    room = torch.cat([torch.full((count,), size) for count, size in run])  # rows of each text, filling included
-    starts = room.cumsum(0) - room
-    last = sizes - 1
-    classes = members.repeat_interleave(room)
-    positions = p + torch.arange(len(classes)) - starts.repeat_interleave(room)
-    rows = Rows.make(ids[classes, positions], positions, classes if own_context else None)
-    groups = zip(run, last.split([count for count, _ in run]))
-    buckets = tuple(make_bucket(count, size, p, eos) for (count, size), eos in groups)
-    return Chunk(rows, buckets, starts + last)
+    """members: (M,) indices of the chunk's texts; run: its (count, size) buckets."""
+    room = torch.cat([torch.full((count,), size) for count, size in run])  # (M,) rows of each text, filling included
+    starts = room.cumsum(0) - room  # (M,)
+    last = lengths[members] - p - 1  # (M,) EOS among the rows of its text
+    owner = members.repeat_interleave(room)  # (R,) text of each row
+    positions = p + torch.arange(len(owner)) - starts.repeat_interleave(room)  # (R,)
+    rows = Rows.make(ids[owner, positions], positions, owner if per_class else None)
+    return Chunk(rows, make_buckets(run, last, p), starts + last)
 
 
-def make_bucket(count: int, size: int, p: int, eos: Tensor) -> Bucket:
-    causal = torch.ones(size, p + size, dtype=torch.bool).tril(p)
-    eos_mask = None if (eos == size - 1).all() else causal[eos][:, None, None]
-    return Bucket(count, size, causal if size > 1 else None, eos_mask)
+def make_buckets(run: list[tuple[int, int]], last: Tensor, p: int) -> tuple[Bucket, ...]:
+    """last: (M,) row of each text's EOS among its own."""
+    buckets, row, text = [], 0, 0
+    for (count, size), eos in zip(run, last.split([count for count, _ in run])):  # (c,)
+        rows, texts = slice(row, row + count * size), slice(text, text + count)
+        row, text = rows.stop, texts.stop
+        causal = torch.ones(size, p + size, dtype=torch.bool).tril(p)  # (s, p + s)
+        eos_mask = None if (eos == size - 1).all() else causal[eos][:, None, None]  # (c, 1, 1, p + s)
+        buckets.append(Bucket(count, rows, texts, causal if size > 1 else None, eos_mask))
+    return tuple(buckets)
 
 
 def merge_buckets(buckets: list[tuple[int, int]], cost: float) -> list[tuple[int, int]]:

@@ -1,25 +1,81 @@
 """Prompts as data: what an encoder is told to put into its prompt rows, layer by layer.
 
-One notation for every method (style: B images, C classes, P prompt tokens, D encoder width):
+One notation for every method:
 
     method          text plan                        vision plan
-    CoOp            input                            none
+    CoOp            input, or one per class          none
     CoCoOp          input, one per image             none
     VPT             none                             input, layers 1..J-1 shared
     IVLP, MaPLe     input, layers 1..J-1 shared      the same
     RPP             input, layers 0..J-1 unshared    the same
+
+Letters: B images, C classes, K classes that are picked, S context slots, T rows, P prompt tokens, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class InputRows:
+    """Prompt rows at an encoder's entrance. Whose they are is their type; ``axes`` their shape."""
+
+    rows: Tensor
+    axes: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        if self.rows.dim() != len(self.axes.split(", ")):
+            raise ValueError(
+                f"{type(self).__name__} takes prompts of shape ({self.axes}), but got {tuple(self.rows.shape)}; prompts"
+                " (C, P, D) of C classes are PerClass(prompts), and (B, P, D) of B images PerImage(prompts)"
+            )
+
+    def at(self, vectors: Tensor, classes: Tensor | None) -> Tensor:
+        """What stands in context slots, (1 or B, S, D): vector ``vectors`` (S,), of class ``classes`` (S,)."""
+        raise NotImplementedError
+
+    def select(self, classes: Tensor) -> InputRows:
+        """For some classes, (K,) indices."""
+        return self
+
+
+class ForAll(InputRows):
+    """(P, D), for all texts or all images."""
+
+    axes = "P, D"
+
+    def at(self, vectors: Tensor, classes: Tensor | None) -> Tensor:
+        return self.rows[vectors][None]  # (1, S, D)
+
+
+class PerClass(InputRows):
+    """(C, P, D), a context of its own for each class."""
+
+    axes = "C, P, D"
+
+    def at(self, vectors: Tensor, classes: Tensor | None) -> Tensor:
+        return self.rows[classes, vectors][None]  # (1, S, D)
+
+    def select(self, classes: Tensor) -> PerClass:
+        return PerClass(self.rows[classes.to(self.rows.device)])  # (K, P, D)
+
+
+class PerImage(InputRows):
+    """(B, P, D), for each image its own: every image then has texts, or prompt rows, of its own."""
+
+    axes = "B, P, D"
+
+    def at(self, vectors: Tensor, classes: Tensor | None) -> Tensor:
+        return self.rows[:, vectors]  # (B, S, D)
+
+
+@dataclass(frozen=True, eq=False)
 class LayerPrompt:
     """What one layer reads in its prompt rows; each tensor is (P, D), or (B, P, D) for one prompt per image.
 
@@ -53,48 +109,53 @@ class LayerPrompt:
         return LayerPrompt(*(done.get(id(t)) for t in self.views))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PromptPlan:
     """Where prompts act in one encoder.
 
     input: rows at the encoder's entrance, raw: the text encoder adds the positional embedding, the vision encoder
-        applies ``ln_pre``. Text: the context; (P, D) shared, (C, P, D) one per class, (B, 1, P, D) one per image.
-        Vision: appended behind the patches; (P, D), or (B, P, D) one per image.
+        applies ``ln_pre``. Text: the context; vision: appended behind the patches. A bare tensor (P, D) is ``ForAll``.
     layers: prompts of layer l = 0..L-1. Those of layer 0 are raw like ``input``; deeper ones are used as they are.
     """
 
-    input: Tensor
+    input: InputRows
     layers: Mapping[int, LayerPrompt] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.input, Tensor):
+            object.__setattr__(self, "input", ForAll(self.input))
 
     @property
     def length(self) -> int:
-        return self.input.shape[-2]
+        return self.input.rows.shape[-2]
 
     @property
     def per_image(self) -> bool:
-        """Whether texts differ between images: the context is (B, 1, P, D)."""
-        return self.input.dim() == 4
+        """Whether texts differ between images."""
+        return isinstance(self.input, PerImage)
 
     def select(self, classes: Tensor) -> PromptPlan:
-        """For the texts of some classes, (K,) indices: of contexts (C, P, D), one per class, theirs."""
-        if self.input.dim() != 3:
-            return self
-        return PromptPlan(self.input[classes.to(self.input.device)], self.layers)
+        """For the texts of some classes, (K,) indices: of contexts that are one per class, theirs."""
+        return PromptPlan(self.input.select(classes), self.layers)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of them, each as often as it is used."""
+        views = (view for prompt in self.layers.values() for view in prompt.views if view is not None)
+        return [self.input.rows, *views]
 
     def versions(self) -> tuple[tuple[int, int], ...]:
         """Identity and version of every tensor: equal for plans that hold the same tensors with the same numbers."""
-        rows = [self.input, *(view for p in self.layers.values() for view in p.views if view is not None)]
-        return tuple((id(t), 0 if t.is_inference() else t._version) for t in rows)
+        return tuple((id(t), 0 if t.is_inference() else t._version) for t in self.tensors)
 
     def check(self, width: int, depth: int) -> None:
         """Raise ValueError for a plan that an encoder of ``width`` with ``depth`` layers cannot take."""
-        rows = [self.input, *(view for p in self.layers.values() for view in p.views if view is not None)]
-        widths = {t.shape[-1] for t in rows}
+        widths = {t.shape[-1] for t in self.tensors}
         if widths != {width}:
             raise ValueError(f"Prompts of width {sorted(widths)} do not fit an encoder of width {width}")
         if self.layers and max(self.layers) >= depth:
             raise ValueError(f"Prompt depth {max(self.layers) + 1} is larger than the encoder's {depth} layers")
-        if any(t.shape[-2] != self.length for t in rows):
+        if any(t.shape[-2] != self.length for t in self.tensors):
             raise ValueError(f"Deep prompts must have the input's length {self.length}")
 
 
@@ -103,10 +164,15 @@ def raw_first_layer(layers: Mapping[int, LayerPrompt], enter: Callable[[Tensor],
     return {**layers, 0: layers[0].map(enter)} if 0 in layers else layers
 
 
+def residual_stream(x: Tensor, prompt: LayerPrompt | None, start: int) -> Tensor:
+    """R of a layer, (B, T, D): ``x``, its prompt rows replaced if the prompt has some for the residual stream."""
+    return x if prompt is None or prompt.residual is None else write_slots(x, start, prompt.residual)
+
+
 def write_slots(x: Tensor, start: int, rows: Tensor) -> Tensor:
     """Rep(X, P): ``x`` (B, T, D) with its rows start..start+P-1 replaced by ``rows`` (P, D) or (B, P, D).
 
     If ``x`` ends at ``start``, the rows are appended. The rows take x's dtype: prompts stay fp32 outside.
     """
-    rows = rows.to(x.dtype).expand(x.shape[0], -1, -1)
-    return torch.cat([x[:, :start], rows, x[:, start + rows.shape[1] :]], dim=1)
+    rows = rows.to(x.dtype).expand(len(x), -1, -1)  # (B, P, D)
+    return torch.cat([x[:, :start], rows, x[:, start + rows.shape[1] :]], dim=1)  # (B, T, D), or (B, T + P, D)

@@ -1,4 +1,8 @@
-"""CLIP's ResNet image encoder: three-convolution stem, pooling for strides, attention pool; for text-only methods."""
+"""CLIP's ResNet image encoder: three-convolution stem, pooling for strides, attention pool; for text-only methods.
+
+Letters: B images, h w rows and columns of the last feature map, N = h w, D its channels, T rows (1 or 1 + N), A heads,
+E joint width.
+"""
 
 from __future__ import annotations
 
@@ -58,12 +62,15 @@ class AttentionPool2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, h, w) -> (B, E)."""
-        x = x.flatten(2).transpose(1, 2)
-        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + self.positional_embedding.to(x.dtype)
-        heads = lambda t: t.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # noqa: E731
-        query, key, value = heads(self.q_proj(x[:, :1])), heads(self.k_proj(x)), heads(self.v_proj(x))
-        pooled = F.scaled_dot_product_attention(query, key, value)
-        return self.c_proj(pooled.transpose(1, 2).flatten(2))[:, 0]
+        x = x.flatten(2).transpose(1, 2)  # (B, N, D)
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + self.positional_embedding.to(x.dtype)  # (B, 1 + N, D)
+        query, key, value = map(self.split_heads, (self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x)))
+        pooled = F.scaled_dot_product_attention(query, key, value)  # (B, A, 1, D/A)
+        return self.c_proj(pooled.transpose(1, 2).flatten(2))[:, 0]  # (B, 1, D) -> (B, E)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, A, T, D/A), for T rows."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, T, A, D/A) -> (B, A, T, D/A)
 
 
 class ModifiedResNet(nn.Module):
@@ -110,5 +117,5 @@ class ModifiedResNet(nn.Module):
         x = self.relu1(self.bn1(self.conv1(x)))
         x = self.relu2(self.bn2(self.conv2(x)))
         x = self.avgpool(self.relu3(self.bn3(self.conv3(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (B, D, h, w)
         return self.attnpool(x)

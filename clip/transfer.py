@@ -29,11 +29,16 @@ def in_one_piece(tree: Tree, move: Callable[[Tensor], Tensor], pinned: bool) -> 
     tensors.sort(key=Tensor.element_size, reverse=True)  # stable; each starts at a multiple of its element size
     sizes = [tensor.numel() * tensor.element_size() for tensor in tensors]
     buffer = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=pinned)
-    for part, tensor in zip(buffer.split(sizes), tensors):
-        part.view(tensor.dtype).view(tensor.shape).copy_(tensor)
-    parts = move(buffer).split(sizes)
-    moved = {id(tensor): part.view(tensor.dtype).view(tensor.shape) for part, tensor in zip(parts, tensors)}
+    for part, tensor in zip(buffer.split(sizes), tensors):  # (bytes of the tensor,)
+        view_as(part, tensor).copy_(tensor)
+    parts = move(buffer).split(sizes)  # (bytes of the tensor,) each
+    moved = {id(tensor): view_as(part, tensor) for part, tensor in zip(parts, tensors)}
     return map_tensors(lambda tensor: moved[id(tensor)], tree)
+
+
+def view_as(part: Tensor, tensor: Tensor) -> Tensor:
+    """The bytes ``part`` as numbers of the type and shape of ``tensor``."""
+    return part.view(tensor.dtype).view(tensor.shape)  # (bytes,) -> (numbers,) -> the tensor's shape
 
 
 def map_tensors(function: Callable[[Tensor], object], tree: Tree) -> Tree:

@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,17 @@ def test_imports_point_one_way(package: str) -> None:
         if path.parts[0] == package:
             wrong = (OURS & set(imported(path))) - ALLOWED[package] - {package}
             assert not wrong, f"{path} imports {', '.join(wrong)}"
+
+
+def test_modules_of_clip_import_one_another_one_way() -> None:
+    """Who calls whom reads in one direction: no circle, not even for the sake of type hints."""
+    graph = {}
+    for path in SOURCES:
+        if path.parts[0] == "clip":
+            nodes = [node for node, _ in places(path, ast.ImportFrom)]
+            graph[path.stem] = {node.module for node in nodes if node.level}
+    assert "blocks" in graph["text_encoder"] and "text_encoder" in graph["model"]
+    assert list(TopologicalSorter(graph).static_order())[-1] == "__init__"
 
 
 def test_no_bare_except() -> None:

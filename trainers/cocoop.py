@@ -1,4 +1,7 @@
-"""CoCoOp: Conditional Prompt Learning for Vision-Language Models (Zhou et al., CVPR 2022, arXiv:2203.05557)."""
+"""CoCoOp: Conditional Prompt Learning for Vision-Language Models (Zhou et al., CVPR 2022, arXiv:2203.05557).
+
+Letters: B images, P context tokens, D width of the text encoder, E joint width.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from clip import CLIP, PromptPlan
+from clip import CLIP, PerImage, PromptPlan
 
 from .method import Context, Method, PromptedCLIP, Prompts, Subset, option
 
@@ -34,9 +37,9 @@ class CoCoOp(Method):
         )
 
     def prompts(self, image_features: Tensor) -> Prompts:
-        """Features (B, E) -> contexts (B, 1, P, D): one per image, the same for all classes."""
+        """Features (B, E) -> contexts (B, P, D): one per image, the same for all classes."""
         shift = self.meta_net(image_features)  # (B, D)
-        return Prompts(text=PromptPlan((self.ctx + shift[:, None])[:, None]))
+        return Prompts(text=PromptPlan(PerImage(self.ctx + shift[:, None])))  # (P, D) + (B, 1, D) -> (B, P, D)
 
     def features(
         self, classifier: PromptedCLIP, image: Tensor | None, classes: Subset | None = None

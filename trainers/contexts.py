@@ -57,7 +57,7 @@ class Context:
             raise ValueError(
                 f"CTX_INIT {self.phrase!r} has {found} tokens, fewer than the {self.length} context tokens"
             )
-        check_vocabulary(clip, texts)
+        check_vocabulary(clip.known_tokens, texts)
         ids = texts.ids[0, 1 : 1 + self.length].to(clip.token_embedding.weight.device)
         return clip.token_embedding(ids).detach().float().clone()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from clip import CLIP, PromptPlan
+from clip import CLIP, PerClass, PromptPlan
 from clip.text import CLASS_TOKEN_POSITIONS
 
 from .method import Context, Method, Prompts, option
@@ -31,4 +31,4 @@ class CoOp(Method):
         self.ctx = nn.Parameter(self.context.start(clip))
 
     def prompts(self) -> Prompts:
-        return Prompts(text=PromptPlan(self.ctx))
+        return Prompts(text=PromptPlan(PerClass(self.ctx) if self.context.copies else self.ctx))

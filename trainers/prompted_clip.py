@@ -1,6 +1,6 @@
 """A frozen CLIP, a method and class names: a classifier. Training, evaluation, prediction and teachers all use it.
 
-Letters: B images, C classes, E joint width.
+Letters: B images, C classes, E joint width, H W pixels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from clip import CLIP, PromptPlan, Texts
 from clip.clip import PIXEL_MEAN, PIXEL_STD, image_transform
-from clip.text import check_vocabulary, packing
+from clip.text import check_vocabulary
 from dassl.ranks import Ranks
 from dassl.utils import read_image
 
@@ -31,7 +31,7 @@ KEPT_PLANS = 4  # plans whose class features are kept; one is usual
 Picture = str | Path | Image.Image | Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prompts:
     """What a method puts into the encoders: a plan for each, None for an encoder that is left as it is."""
 
@@ -39,7 +39,7 @@ class Prompts:
     vision: PromptPlan | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subset:
     """Some of a classifier's classes, made by ``PromptedCLIP.subset``: indices (K,) on its device, and their texts, or
     those of this process's share."""
@@ -87,7 +87,7 @@ class PromptedCLIP(nn.Module):
             raise ValueError("A classifier needs class names, but there are none")
         names = [name.replace("_", " ") for name in classnames]
         texts = self.method.wording(names)
-        check_vocabulary(self.clip, texts)
+        check_vocabulary(self.clip.known_tokens, texts)
         self.classnames, self.texts = names, texts
         self.own_texts = texts.select(self.ranks.mine(torch.arange(len(texts)))) if self.ranks.size > 1 else texts
         self._forget()
@@ -136,7 +136,7 @@ class PromptedCLIP(nn.Module):
         in one copy that nobody waits for. ``passengers``, tensors in dataclasses and tuples, travel with them."""
         index = index.cpu()
         texts = self.texts.select(self.ranks.mine(index))
-        how = packing(self.clip, self.method.context.copies > 0, 1, self.memory_gb)
+        how = self.clip.text_encoder.packing(self.method.context.copies > 0, 1, self.memory_gb)
         index, passengers = texts.pack(how, (index, passengers))
         return Subset(index, texts), passengers
 
@@ -163,7 +163,7 @@ class PromptedCLIP(nn.Module):
         with torch.autocast(image_features.device.type, enabled=False):
             scaled = self.clip.logit_scale.exp() * image_features
             if text_features.dim() == 2:
-                return scaled @ text_features.t()
+                return scaled @ text_features.t()  # (B, C)
             return torch.einsum("be,bce->bc", scaled, text_features)
 
     def encode(
@@ -236,7 +236,7 @@ class PromptedCLIP(nn.Module):
     @torch.no_grad()
     def probabilities(self, pictures: Sequence[Picture]) -> Tensor:
         """(B, C) of pictures: paths, PIL images, or tensors (3, H, W) that ``transform`` has made."""
-        batch = torch.stack([self._load(picture) for picture in pictures]).to(self.device)
+        batch = torch.stack([self._load(picture) for picture in pictures]).to(self.device)  # (B, 3, H, W)
         return self(batch).softmax(dim=-1)
 
     def predict(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from clip.model import CLIP
-from clip.prompts import LayerPrompt, PromptPlan
+from clip.prompts import InputRows, LayerPrompt, PerClass, PerImage, PromptPlan
 
 LAYERS, TEXT_WIDTH, VISION_WIDTH, SIZE = 3, 128, 192, 32
 SIZES = {
@@ -47,13 +47,17 @@ def prompt_rows(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(*shape, dtype=dtype).mul(0.5).requires_grad_()
 
 
-def deep_plan(first: Tensor, depth: int, form: str) -> PromptPlan:
+KINDS = {"shared": lambda rows: rows, "class": PerClass, "image": PerImage}
+
+
+def deep_plan(first: Tensor | InputRows, depth: int, form: str) -> PromptPlan:
     """Prompts of ``depth`` layers behind the input ``first``, in the form of one of the methods.
 
     shared: replaced from layer 1 on (IVLP, MaPLe); carry, query: three views from layer 0 on, the residual stream's own
     rows or P_q staying behind (RPP).
     """
-    shape, dtype = first.shape[-2:], first.dtype
+    rows = first.rows if isinstance(first, InputRows) else first
+    shape, dtype = rows.shape[-2:], rows.dtype
 
     def layer(index: int) -> LayerPrompt:
         if form == "shared":
@@ -66,10 +70,7 @@ def deep_plan(first: Tensor, depth: int, form: str) -> PromptPlan:
 
 def tensors(plan: PromptPlan | None) -> list[Tensor]:
     """Every learnable tensor of a plan, once."""
-    if plan is None:
-        return []
-    views = [v for p in plan.layers.values() for v in p.views if v is not None]
-    return list({id(t): t for t in [plan.input, *views]}.values())
+    return [] if plan is None else list({id(t): t for t in plan.tensors}.values())
 
 
 def difference(found: Tensor, expected: Tensor) -> float:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass
+
 import pytest
 import torch
 
 import clip
 from benchmarks import naive
 from clip.model import CLIP, ResidualAttentionBlock
-from clip.prompts import LayerPrompt, PromptPlan, write_slots
+from clip.prompts import LayerPrompt, PerClass, PerImage, PromptPlan, write_slots
 from clip.text import Texts
 
 from .small import (
@@ -149,7 +151,7 @@ def test_vision_prompts_per_image_equal_image_by_image(model: CLIP, form: str) -
 
     views = ("query", "key", "value", "residual")
     together = PromptPlan(
-        torch.stack([plan.input for plan in plans]),
+        PerImage(torch.stack([plan.input.rows for plan in plans])),
         {index: LayerPrompt(*(stacked(index, view) for view in views)) for index in plans[0].layers},
     )
     found = disagreement(
@@ -221,7 +223,7 @@ def test_deep_text_prompts_need_a_context_that_all_classes_share(model: CLIP) ->
     texts = Texts.from_names(NAMES, num_ctx=2)
     plan = deep_plan(prompt_rows(2, TEXT_WIDTH), 2, "shared")
     with pytest.raises(ValueError, match="all classes share"):
-        model.encode_text(texts, PromptPlan(prompt_rows(len(NAMES), 2, TEXT_WIDTH), plan.layers))
+        model.encode_text(texts, PromptPlan(PerClass(prompt_rows(len(NAMES), 2, TEXT_WIDTH)), plan.layers))
 
 
 def test_context_must_fit_the_texts(model: CLIP) -> None:
@@ -231,4 +233,29 @@ def test_context_must_fit_the_texts(model: CLIP) -> None:
     with pytest.raises(ValueError, match=r"2 context slots.* 0 context tokens"):
         model.encode_text(texts)
     with pytest.raises(ValueError, match=r"5 contexts.* 4 texts"):
-        model.encode_text(texts, PromptPlan(prompt_rows(5, 2, TEXT_WIDTH)))
+        model.encode_text(texts, PromptPlan(PerClass(prompt_rows(5, 2, TEXT_WIDTH))))
+
+
+def test_whose_a_prompt_is_must_be_said() -> None:
+    """A rank alone does not: (3, 2, D) may be three classes' contexts, or three images'."""
+    with pytest.raises(ValueError, match=r"ForAll takes .*\(P, D\), but got \(3, 2, 128\).*PerClass.*PerImage"):
+        PromptPlan(prompt_rows(3, 2, TEXT_WIDTH))
+    with pytest.raises(ValueError, match=r"PerImage takes .*\(B, P, D\), but got \(3, 1, 2, 128\)"):
+        PerImage(prompt_rows(3, 1, 2, TEXT_WIDTH))
+
+
+def test_images_take_no_prompt_per_class(model: CLIP) -> None:
+    with pytest.raises(ValueError, match="Images have no class"):
+        model.encode_image(images(3), PromptPlan(PerClass(prompt_rows(3, 2, VISION_WIDTH))))
+
+
+def test_plans_that_hold_equal_numbers_are_not_equal() -> None:
+    """To compare what holds tensors is to ask whether it is the same thing."""
+    rows = prompt_rows(2, TEXT_WIDTH)
+    for make in (LayerPrompt.shared, PromptPlan, lambda rows: PerImage(rows[None])):
+        one, other = make(rows), make(rows)
+        assert one == one and one != other and len({one, other}) == 2
+    texts = Texts.from_names(NAMES)
+    assert texts != Texts.from_names(NAMES) and texts in [texts]
+    layout = [value for value in vars(clip.packing).values() if is_dataclass(value)]
+    assert len(layout) == 4 and all(one.__eq__ is object.__eq__ for one in layout)

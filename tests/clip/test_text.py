@@ -14,13 +14,14 @@ from torch import Tensor
 import clip
 from benchmarks import naive
 from clip.model import CLIP
-from clip.packing import merge_buckets
+from clip.packing import Packing, merge_buckets
 from clip.prompts import PromptPlan
 from clip.simple_tokenizer import tokenizer
-from clip.text import CLASS_TOKEN_POSITIONS, Packing, Texts, rows_within
+from clip.text import CLASS_TOKEN_POSITIONS, Texts
+from clip.text_encoder import rows_within
 from clip.weights import set_precision
 
-from .small import LAYERS, TEXT_WIDTH, deep_plan, difference, disagreement, prompt_rows, small_clip, tensors
+from .small import KINDS, LAYERS, TEXT_WIDTH, deep_plan, difference, disagreement, prompt_rows, small_clip, tensors
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 WORDS = ["cat", "dog", "sea", "red", "blue", "house", "car", "tree", "bird", "fish"]  # one token each
@@ -52,8 +53,8 @@ class Case:
         return Texts.from_names(names, num_ctx=self.num_ctx, position=self.position)
 
     def plan(self, dtype: torch.dtype) -> PromptPlan | None:
-        shape = {"shared": (), "class": (len(self.name_lengths),), "image": (IMAGES, 1)}[self.owner]
-        context = prompt_rows(*shape, self.num_ctx, TEXT_WIDTH, dtype=dtype)
+        shape = {"shared": (), "class": (len(self.name_lengths),), "image": (IMAGES,)}[self.owner]
+        context = KINDS[self.owner](prompt_rows(*shape, self.num_ctx, TEXT_WIDTH, dtype=dtype))
         deep = self.owner != "class" and self.position == "end"
         return deep_plan(context, self.depth, self.form) if deep else PromptPlan(context)
 
@@ -159,10 +160,10 @@ def test_memory_budget_bounds_the_rows_of_a_chunk_and_counts_images(model: CLIP)
     assert [len(chunk.buckets) > 0 for chunk in texts.layout(Packing(torch.device("cpu"), False, 1, 0)).chunks] == [
         True
     ] * 50
-    assert rows_within(rows_of(100, model), model, 1) == 100
-    assert rows_within(rows_of(100, model), model, 4) == 25
+    assert rows_within(rows_of(100, model), model.text_encoder, 1) == 100
+    assert rows_within(rows_of(100, model), model.text_encoder, 4) == 25
     with torch.no_grad():
-        assert rows_within(rows_of(100, model), model, 1) == 100 * LAYERS
+        assert rows_within(rows_of(100, model), model.text_encoder, 1) == 100 * LAYERS
 
 
 @pytest.mark.parametrize("cost", [0.0, 3.0, 1e9])
@@ -171,11 +172,11 @@ def test_filled_buckets_give_the_same_features(
     model: CLIP, monkeypatch: pytest.MonkeyPatch, cost: float, memory_rows: int | None
 ) -> None:
     """Rows behind EOS are never seen, whatever a bucket takes in; also with one context per image."""
-    monkeypatch.setattr("clip.text.bucket_cost", lambda *_: cost)
+    monkeypatch.setattr("clip.text_encoder.bucket_cost", lambda *_: cost)
     texts = Texts.from_names([" ".join(WORDS[i % 10] for _ in range(1 + i % 6)) for i in range(9)], num_ctx=2)
     memory = None if memory_rows is None else rows_of(memory_rows, model)
-    for shape in ((2,), (3, 1, 2)):
-        plan = PromptPlan(prompt_rows(*shape, TEXT_WIDTH))
+    for kind, number in (("shared", ()), ("image", (3,))):
+        plan = PromptPlan(KINDS[kind](prompt_rows(*number, 2, TEXT_WIDTH)))
         expected = naive.encode_text(model, naive.padded_ids(texts), plan)
         assert difference(model.encode_text(texts, plan, memory), expected) < 1e-9
 
@@ -259,7 +260,7 @@ def test_half_precision_stays_close(model32: CLIP, precision: str, bound: float)
 
     def loss_gradients(model: CLIP) -> list[Tensor]:
         features = model.encode_text(texts, plan).float()
-        return [features, *torch.autograd.grad(features.sin().sum(), [plan.input, plan.layers[1].value])]
+        return [features, *torch.autograd.grad(features.sin().sum(), [plan.input.rows, plan.layers[1].value])]
 
     for found, expected in zip(loss_gradients(half), loss_gradients(model32)):
         assert 0 < difference(found, expected) < bound

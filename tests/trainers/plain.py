@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.naive import encode_image, encode_text
 from clip.model import CLIP
-from clip.prompts import LayerPrompt, PromptPlan
+from clip.prompts import LayerPrompt, PerClass, PromptPlan
 from clip.simple_tokenizer import SimpleTokenizer
 
 State = Mapping[str, Tensor]
@@ -75,7 +75,8 @@ def coop(case: Case, state: State, image: Tensor) -> Tensor:
     """One context, or one per class."""
     clip, context = case.clip, state["ctx"]
     ids = class_ids(case.names, context.shape[-2], position=case.options.CLASS_TOKEN_POSITION)
-    return cosine_logits(clip, encode_image(clip, image), encode_text(clip, ids, PromptPlan(context)))
+    plan = PromptPlan(PerClass(context) if context.dim() == 3 else context)
+    return cosine_logits(clip, encode_image(clip, image), encode_text(clip, ids, plan))
 
 
 pomp = prograd = coop
@@ -153,7 +154,7 @@ def rpp(case: Case, state: State, image: Tensor) -> Tensor:
     """The student."""
     form = (case.options.QKV, case.options.RESIDUAL)
     text, vision = (rpp_plan(state, encoder, *form) for encoder in ("text", "vision"))
-    ids = deep_ids(case, len(text.input) if text else 0)
+    ids = deep_ids(case, text.length if text else 0)
     return cosine_logits(case.clip, encode_image(case.clip, image, vision), encode_text(case.clip, ids, text))
 
 

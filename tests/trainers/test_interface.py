@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from clip import CLIP, PromptPlan, Texts
+from clip import CLIP, PerClass, PromptPlan, Texts
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import BrokenImageError
@@ -54,7 +54,7 @@ class TCP(CoOp):
         )
 
     def prompts(self, class_features: Tensor) -> Prompts:
-        return Prompts(text=PromptPlan(self.ctx + self.net(class_features).unflatten(1, self.ctx.shape)))
+        return Prompts(text=PromptPlan(PerClass(self.ctx + self.net(class_features).unflatten(1, self.ctx.shape))))
 
     def features(
         self, classifier: PromptedCLIP, image: Tensor | None, classes: Subset | None = None

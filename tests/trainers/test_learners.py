@@ -112,8 +112,8 @@ def test_shallow_maple_has_no_deep_prompts(make: Make) -> None:
 def test_cocoop_gives_every_image_its_own_context(make: Make) -> None:
     method = make("CoCoOp", {"N_CTX": 2, "CTX_INIT": ""}).model.method
     features = torch.randn(3, 64)
-    contexts = method.prompts(features).text.input
-    assert contexts.shape == (3, 1, 2, 128)
-    shifts = contexts[:, 0] - method.ctx
+    contexts = method.prompts(features).text.input.rows
+    assert contexts.shape == (3, 2, 128)
+    shifts = contexts - method.ctx
     assert torch.allclose(shifts[:, 0], shifts[:, 1], atol=1e-6)  # the same for all context vectors
     assert all(not torch.equal(a, b) for a, b in pairwise(shifts[:, 0]))
