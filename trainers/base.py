@@ -128,8 +128,8 @@ class PromptTrainer(TrainerX):
         """On the device; K_TRANSFORMS views of an image lie behind one another. Candidates are drawn on the host."""
         image, label, to = batch["img"], batch["label"], lambda t: t.to(self.device, non_blocking=True)
         if isinstance(image, list):
-            label = label.repeat(len(image))
-            image = torch.cat([to(view) for view in image])
+            label = label.repeat(len(image))  # (views * images,)
+            image = torch.cat([to(view) for view in image])  # (views * images, 3, height, width)
         most = self.cfg.OPTIM.GLOBAL_BATCH // self.ranks.size * self.cfg.DATALOADER.K_TRANSFORMS
         labels, own = self.ranks.join(label, most)  # of all processes, which draw the same candidates
         self.share = len(label) * self.ranks.size / len(labels)  # 1 where shares are equal

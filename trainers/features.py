@@ -1,6 +1,6 @@
 """Features of the frozen image encoder: kept for training (``DATALOADER.CACHE_FEATURES``), or of whole lists of images.
 
-Letters: N images, E joint width.
+Letters: N images, B of a batch, C classes, E joint width.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ImageSets:
             wrapped.set_seed(derive_seed(self.seed, number, len(items)))
             features, label = self._encode(wrapped, f"{split} features {number + 1}/{passes}")
             found.append(features)
-        return torch.stack(found), label
+        return torch.stack(found), label  # (passes, N, E) and (N,)
 
     @torch.no_grad()
     def _encode(self, dataset: DatasetWrapper, title: str) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ class ImageSets:
             if batch is not None  # every image of it was unreadable
         ]
         features, labels = zip(*pairs)
-        return torch.cat(features), torch.cat(labels)
+        return torch.cat(features), torch.cat(labels)  # (N, E) and (N,)
 
 
 class FeatureDataset(Dataset):
@@ -105,7 +105,7 @@ def cached_features(loader: DataLoader, model: PromptedCLIP, device: torch.devic
     """A loader of the same batches in the same order, with features for images."""
     once = DataLoader(loader.dataset, loader.batch_size, num_workers=loader.num_workers, collate_fn=loader.collate_fn)
     batches = tqdm(once, desc="image features", leave=False, disable=None)
-    features = torch.cat([model.encode_image(batch["img"].to(device)).cpu() for batch in batches])
+    features = torch.cat([model.encode_image(batch["img"].to(device)).cpu() for batch in batches])  # (N, E)
     dataset = FeatureDataset(loader.dataset.data_source, features)
     return DataLoader(
         dataset,
@@ -126,7 +126,8 @@ def zeroshot_line(model: PromptedCLIP, loader: DataLoader) -> str:
         for batch in loader:
             if batch is None:  # every image of it was unreadable
                 continue
-            predicted = (model.encode_image(batch["img"].to(model.device)) @ text.t()).argmax(dim=1)
+            logits = model.encode_image(batch["img"].to(model.device)) @ text.t()  # (B, C), but for their scale
+            predicted = logits.argmax(dim=1)
             hits, total = hits + int((predicted == batch["label"].to(model.device)).sum()), total + len(predicted)
     hits, total = (sum(counts) for counts in zip(*current().gather((hits, total))))
     return (

@@ -22,7 +22,7 @@ def top1(logits: Tensor, label: Tensor) -> Tensor:
     return (logits.argmax(dim=1) == label).float().mean().mul(100)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AllClasses:
     """Every class is a candidate: the ordinary softmax."""
 
@@ -42,7 +42,7 @@ class AllClasses:
     corrected = columns
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SampledClasses:
     """POMP's candidates (arXiv:2304.04704): an image's own class and K - 1 sampled ones, shared by the batch.
 
@@ -67,17 +67,20 @@ class SampledClasses:
     @property
     def masked(self) -> Tensor:
         """(B, K): the columns that are an image's own class a second time."""
-        return F.pad(self.sampled == self.own[:, None], (1, 0))
+        return F.pad(self.sampled == self.own[:, None], (1, 0))  # (B, K - 1) -> (B, K)
 
     def columns(self, logits: Tensor) -> Tensor:
         """(B, U) -> (B, K): the own class first, then the sampled ones."""
-        chosen = torch.cat([logits.gather(1, self.own[:, None]), logits[:, self.sampled]], dim=1)
+        own = logits.gather(1, self.own[:, None])  # (B, 1)
+        chosen = torch.cat([own, logits[:, self.sampled]], dim=1)  # (B, K)
         return chosen.masked_fill(self.masked, MASKED)
 
     @property
     def correction(self) -> Tensor | None:
         """(B, K) in fp64: nothing for the own class."""
-        return None if self.shift is None else F.pad(self.shift.expand(-1, len(self.sampled)), (1, 0))
+        if self.shift is None:
+            return None
+        return F.pad(self.shift.expand(-1, len(self.sampled)), (1, 0))  # (B, K - 1) -> (B, K)
 
     def corrected(self, columns: Tensor) -> Tensor:
         """(B, K) as ``columns`` gave them, with the local correction."""
@@ -116,11 +119,11 @@ def draw_candidates(sampling: Sampling, label: Tensor, num_classes: int) -> Samp
     """
     sampling.check(num_classes)
     drawn = torch.randperm(num_classes)[: sampling.num_candidates - 1]
-    classes, columns = torch.cat([label, drawn]).unique(return_inverse=True)
-    own, sampled = columns.split([len(label), len(drawn)])
+    classes, columns = torch.cat([label, drawn]).unique(return_inverse=True)  # (U,) and (B + K - 1,)
+    own, sampled = columns.split([len(label), len(drawn)])  # (B,) and (K - 1,)
     if not sampling.correction_log:
         return SampledClasses(classes, own, sampled)
-    left = len(drawn) - (sampled == own[:, None]).sum(dim=1, keepdim=True)
+    left = len(drawn) - (sampled == own[:, None]).sum(dim=1, keepdim=True)  # (B, 1)
     shift = math.log(num_classes - 1) - left.clamp(min=1).double().log()  # fp64: exact in every dtype of the logits
     shift = shift / math.log(10) if sampling.correction_log == "log10" else shift
     return SampledClasses(classes, own, sampled, shift)

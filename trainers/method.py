@@ -52,7 +52,7 @@ class Needs:
     sampling: Sampling | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """One step's images (B, 3, H, W), or cached features (B, E), labels (B,), and what else was asked for.
 

@@ -1,6 +1,8 @@
 """ProGrad: Prompt-aligned Gradient for Prompt Tuning (Zhu et al., ICCV 2023, arXiv:2205.14865).
 
 CoOp whose gradient may not contradict what zero-shot CLIP knows.
+
+Letters: B images, C classes, P context tokens, D width of the text encoder.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ class ProGrad(CoOp):
                 raise ValueError(f"{self.section()}.N_CTX {length} has no room for CTX_INIT {words.phrase!r}")
             self.context = Context(length, position=words.position)
             zeros = self.ctx.new_zeros(length - words.length, self.ctx.shape[1])
-            self.ctx = nn.Parameter(torch.cat([zeros, self.ctx.data]))
+            self.ctx = nn.Parameter(torch.cat([zeros, self.ctx.data]))  # (P, D)
 
     def loss(self, classifier: PromptedCLIP, batch: Batch) -> dict[str, Tensor]:
         """Two terms with gradients of their own: CE, and T^2 CE(softmax(z0 / T), softmax(z / T)) (eq. 3 and 4)."""

@@ -1,4 +1,4 @@
-"""Where a tensor of ``clip/`` changes its shape, a comment says the new one, in letters that the module explains."""
+"""Where a tensor of ``clip/`` or ``trainers/`` changes its shape, a comment says the new one, in explained letters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-FILES = sorted((Path(__file__).resolve().parents[2] / "clip").glob("*.py"))
+ROOT = Path(__file__).resolve().parents[2]
+FILES = [path for package in ("clip", "trainers") for path in sorted((ROOT / package).glob("*.py"))]
 RESHAPING = {
     *("cat", "chunk", "expand", "flatten", "movedim", "permute", "repeat", "repeat_interleave", "reshape", "split"),
     *("squeeze", "stack", "swapaxes", "t", "transpose", "unbind", "unflatten", "unfold", "unsqueeze", "view"),
@@ -77,14 +78,16 @@ def test_what_counts_as_reshaping(source: str, expected: dict[int, bool]) -> Non
     assert reshaping_lines(source) == expected
 
 
-def test_reshaping_lines_say_the_new_shape() -> None:
-    found = {f"{path.name}:{n}": said for path in FILES for n, said in reshaping_lines(path.read_text("utf-8")).items()}
-    assert len(found) > 30
+@pytest.mark.parametrize(("package", "least"), [("clip", 30), ("trainers", 10)])
+def test_reshaping_lines_say_the_new_shape(package: str, least: int) -> None:
+    files = [path for path in FILES if path.parent.name == package]
+    found = {f"{path.name}:{n}": said for path in files for n, said in reshaping_lines(path.read_text("utf-8")).items()}
+    assert len(found) > least
     silent = [place for place, said in found.items() if not said]
     assert len(silent) <= 0.1 * len(found), f"{len(silent)} of {len(found)}: {', '.join(silent)}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_letters_of_shapes_are_explained(path: Path) -> None:
     """Single letters in a comment's shape stand in the docstring of the module, after the word Letters."""
     source = path.read_text("utf-8")
