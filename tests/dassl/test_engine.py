@@ -12,10 +12,10 @@ from dassl.config import flatten_cfg
 from dassl.data import DataManager
 from dassl.data.datasets import fewshot_hash
 from dassl.data.transforms import build_transform
-from dassl.engine import SimpleTrainer, TrainerBase, build_trainer
+from dassl.engine import SimpleTrainer, TrainerBase, build_trainer, selection
 from dassl.optim.lr_scheduler import EpochScheduler
 from dassl.utils import tools
-from tests.dassl.toy import Linear, toy_cfg
+from tests.dassl.toy import Linear, squares, toy_cfg
 
 
 def trained(output_dir, *opts: object) -> Linear:
@@ -216,11 +216,15 @@ class TestSelection:
         with pytest.raises(ValueError, match='"last_step" or "best_val", but got "best_test"'):
             trainer.train()
 
-    def test_selecting_on_the_test_set_is_told(self, tmp_path, capsys):
+    @pytest.mark.parametrize("few", [50_000, 3])
+    @pytest.mark.parametrize("same", [True, False])
+    def test_selecting_on_the_test_set_is_told(self, tmp_path, monkeypatch, capsys, few, same):
+        """Of long lists, too; not where others of as many images are validation images."""
+        monkeypatch.setattr(selection, "FEW", few)
         trainer = build_trainer(toy_cfg(tmp_path, "TEST.FINAL_MODEL", "best_val"))
-        trainer.dm.dataset._val = trainer.dm.dataset.test
+        trainer.dm.dataset._val = trainer.dm.dataset.test if same else squares("other", 4)
         trainer.train()
-        assert "best_val selects on the test set" in capsys.readouterr().out
+        assert ("best_val selects on the test set" in capsys.readouterr().out) == same
 
     def test_splits(self, tmp_path, capsys):
         trainer = build_trainer(toy_cfg(tmp_path))
