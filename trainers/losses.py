@@ -22,6 +22,11 @@ def top1(logits: Tensor, label: Tensor) -> Tensor:
     return (logits.argmax(dim=1) == label).float().mean().mul(100)
 
 
+def cosine_distance(one: Tensor, other: Tensor) -> Tensor:
+    """1 - the mean over rows of <a, b>; unit-norm (N, E) both."""
+    return 1 - (one * other).sum(dim=1).mean()
+
+
 @dataclass(frozen=True, eq=False)
 class AllClasses:
     """Every class is a candidate: the ordinary softmax."""

@@ -33,7 +33,9 @@ def frozen_clip(trainer: PromptTrainer) -> dict[str, Tensor]:
 def class_buffers(trainer: PromptTrainer, classes: int = 100) -> dict[str, Tensor]:
     """Token buffers of another class list, by the names that the method's files use."""
     method, width = type(trainer).__name__, trainer.model.clip.transformer.width
-    names = {"VPT": [], "CoOp": [""], "CoCoOp": [""], "POMP": ["train_", "test_"]}.get(method, ["prompt_learner."])
+    names = {"VPT": [], "CoOp": [""], "CoCoOp": [""], "KgCoOp": [""], "POMP": ["train_", "test_"]}.get(
+        method, ["prompt_learner."]
+    )
     length = trainer.model.method.context.length
     shapes = {"token_prefix": (classes, 1, width), "token_suffix": (classes, 76 - length, width)}
     return {name + key: torch.zeros(shape) for name in names for key, shape in shapes.items()}
@@ -41,7 +43,7 @@ def class_buffers(trainer: PromptTrainer, classes: int = 100) -> dict[str, Tenso
 
 def write_checkpoint(folder: Path, trainer: PromptTrainer, state: Mapping[str, Tensor], epoch: int) -> str:
     """Write ``<folder>/<registered name>/model.pth.tar-<epoch>`` in the layout of the method's authors."""
-    whole = type(trainer).__name__ not in ("CoOp", "CoCoOp", "POMP", "RPP")
+    whole = type(trainer).__name__ not in ("CoOp", "CoCoOp", "KgCoOp", "TCP", "POMP", "RPP")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(3))], lr=0.1)
     content = {
         "state_dict": {**state, **class_buffers(trainer), **(frozen_clip(trainer) if whole else {})},

@@ -79,7 +79,7 @@ def coop(case: Case, state: State, image: Tensor) -> Tensor:
     return cosine_logits(clip, encode_image(clip, image), encode_text(clip, ids, plan))
 
 
-pomp = prograd = coop
+pomp = prograd = kgcoop = coop
 
 
 def cocoop(case: Case, state: State, image: Tensor) -> Tensor:
@@ -281,6 +281,23 @@ def prograd_loss(case: Case, state: State, image: Tensor, logits: Tensor, label:
     p, q = ((z / temperature).exp() for z in (frozen, logits))
     p, q = p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)
     return {"ce_loss": cross_entropy(logits, label), "kd_loss": -(temperature**2) * (p * q.log()).sum(1).mean()}
+
+
+def kgcoop_loss(case: Case, state: State, image: Tensor, logits: Tensor, label: Tensor, drawn: Tensor) -> Terms:
+    """And W (1 - mean_c cos(t_c, t0_c)), t0 of one hand-written template or of several."""
+    chosen = case.options
+    ids = class_ids(case.names, state["ctx"].shape[-2], position=chosen.CLASS_TOKEN_POSITION)
+    return {
+        "ce_loss": cross_entropy(logits, label),
+        "kg_loss": chosen.W * away(case, encode_text(case.clip, ids, PromptPlan(state["ctx"]))),
+    }
+
+
+def away(case: Case, text: Tensor) -> Tensor:
+    """1 - mean_c cos(t_c, t0_c) of raw class features (C, E)."""
+    frozen = zeroshot_text(case.clip, case.names, templates_of(case, case.options.TEMPLATES))
+    frozen = unit(torch.stack([unit(features) for features in frozen]).mean(0))
+    return 1 - sum(a @ b for a, b in zip(unit(text), frozen)) / len(frozen)
 
 
 def prograd_gradients(case: Case, terms: Terms, learned: Sequence[Tensor]) -> Sequence[Tensor]:

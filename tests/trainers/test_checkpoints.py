@@ -27,6 +27,7 @@ DOCUMENTED = {
     "IVLP": {**LENGTHS, "PROMPT_DEPTH_VISION": 3},
     "PromptSRC": {**LENGTHS, "PROMPT_DEPTH_VISION": 3},
     "ProGrad": {"N_CTX": 3, "CTX_INIT": ""},
+    "KgCoOp": {"N_CTX": 3, "CTX_INIT": ""},
     "MaPLe": {"N_CTX": 2, "PROMPT_DEPTH": 2},
     "RPP": LENGTHS,
 }
@@ -47,6 +48,7 @@ def documented_keys(method: str) -> dict[str, tuple[int, ...]]:
     return {
         "CoOp": {"ctx": (3, TEXT_WIDTH)},
         "ProGrad": {"ctx": (3, TEXT_WIDTH)},
+        "KgCoOp": {"ctx": (3, TEXT_WIDTH)},
         "POMP": {"ctx": (2, TEXT_WIDTH)},
         "CoCoOp": {
             "ctx": (2, TEXT_WIDTH),
@@ -133,6 +135,18 @@ def test_half_precision_files_of_the_field(method: str, make: Make, tmp_path: Pa
     other = make(method)
     other.load_model(folder, epoch=3)
     assert equal(state(other), {key: value.float() for key, value in weights.items()})
+
+
+def test_what_the_authors_of_kgcoop_save_and_never_read(make: Make, tmp_path: Path) -> None:
+    """Their net and bias are passed over; a net that is another method's is not."""
+    ctx, square = torch.randn(4, TEXT_WIDTH), torch.zeros(EMBED, EMBED)
+    unused = {"bias_vectors": square[:1], "meta_net.linear1.weight": square, "meta_net.linear1.bias": square[0]}
+    trainer = make("KgCoOp")
+    trainer.load_model(write_checkpoint(tmp_path, trainer, {"ctx": ctx, **unused}, epoch=3), epoch=3)
+    assert torch.equal(trainer.model.method.ctx, ctx)
+    folder = write_checkpoint(tmp_path, trainer, {"ctx": ctx, "meta_net.linear2.weight": square}, epoch=4)
+    with pytest.raises(ValueError, match=r"surplus: meta_net\.linear2\.weight"):
+        trainer.load_model(folder, epoch=4)
 
 
 def test_stripped_file_of_pretrained_prompts(make: Make, tmp_path: Path) -> None:

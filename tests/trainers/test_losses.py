@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.clip.small import difference
-from trainers.losses import Sampling, distillation, draw_candidates
+from trainers.losses import Sampling, cosine_distance, distillation, draw_candidates
 
 from . import plain
 from .world import CLASSNAMES, SAMPLING, Make, batch, in_double, terms
@@ -105,6 +105,14 @@ def test_only_the_candidates_are_encoded(make: Make, monkeypatch: pytest.MonkeyP
     )
     terms(trainer, batch()[0], torch.tensor([1, 1, 1, 1, 1]))
     assert counts in ([2], [3])  # the label's class, and the drawn ones besides it
+
+
+def test_the_cosine_distance_is_half_the_squared_one() -> None:
+    """Of class features to frozen ones; both numbers from the equations by hand."""
+    rows = [[1, 0, 1], [0, 1, 1], [1, 1, 0]], [[1, 0, 0.5], [0, 1, 0.5], [1, 0.5, 0]]
+    text, frozen = (torch.nn.functional.normalize(torch.tensor(one, dtype=torch.float64), dim=1) for one in rows)
+    assert float(cosine_distance(text, frozen)) == pytest.approx(0.05131670194948634, rel=1e-12)
+    assert float((text - frozen).square().sum(1).mean()) == pytest.approx(0.1026334038989724, rel=1e-12)
 
 
 @given(st.floats(0.3, 5.0), st.integers(2, 9), st.integers(0, 50))

@@ -118,6 +118,8 @@ CASES = [
     ("ProGrad", {**RANDOM, "LAMBDA": 0.3, "CLASS_TOKEN_POSITION": "front"}),
     ("ProGrad", {**RANDOM, "CSC": True, "TEMPERATURE": 2.0}),
     ("ProGrad", {"N_CTX": 6, "CTX_INIT": PHRASE}),
+    ("KgCoOp", {**RANDOM, "W": 0.5, "TEMPLATES": "ensemble", "CLASS_TOKEN_POSITION": "middle"}),
+    ("KgCoOp", {**RANDOM, "CSC": True, "TEMPLATES": "art of the {}."}),
 ]
 NAMES = [" ".join([method, *(f"{key}={value}" for key, value in settings.items())]) for method, settings in CASES]
 # One case a method in fp32 and for the ten steps, two where it can sample classes: the formulas are the same.

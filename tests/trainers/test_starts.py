@@ -20,6 +20,7 @@ STARTS = {
     "POMP": ("POMP", TOKENS, "POMP", TOKENS),
     "POMP to CoOp": ("POMP", TOKENS, "CoOp", TOKENS),
     "POMP to ProGrad": ("POMP", TOKENS, "ProGrad", TOKENS),
+    "CoOp to KgCoOp": ("CoOp", TOKENS, "KgCoOp", TOKENS),
     "IVLP to PromptSRC": ("IVLP", LENGTHS, "PromptSRC", LENGTHS),
     "RPP to IVLP": ("RPP", SHARED, "IVLP", LENGTHS),
     "RPP to PromptSRC": ("RPP", SHARED, "PromptSRC", LENGTHS),
