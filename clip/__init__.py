@@ -4,11 +4,22 @@ import sys
 from importlib.metadata import distributions
 
 from .clip import available_models, load, tokenize
-from .model import CLIP
+from .model import CLIP, QuickGELU
 from .prompts import LayerPrompt, PerClass, PerImage, PromptPlan
 from .text import Texts
 
-__all__ = ["CLIP", "LayerPrompt", "PerClass", "PerImage", "PromptPlan", "Texts", "available_models", "load", "tokenize"]
+__all__ = [
+    "CLIP",
+    "LayerPrompt",
+    "PerClass",
+    "PerImage",
+    "PromptPlan",
+    "QuickGELU",
+    "Texts",
+    "available_models",
+    "load",
+    "tokenize",
+]
 
 # The names of those that are known: to ask for the owner of a module would read the files of everything installed.
 for _other in (found for name in ("clip", "clip-anytorch", "openai-clip") for found in distributions(name=name)):

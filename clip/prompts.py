@@ -7,6 +7,7 @@ One notation for every method:
     CoCoOp          input, one per image             none
     VPT             none                             input, layers 1..J-1 shared
     IVLP, MaPLe     input, layers 1..J-1 shared      the same
+    TCP             input and one layer, per class   none
     RPP             input, layers 0..J-1 unshared    the same
 
 Letters: B images, C classes, K classes that are picked, S context slots, T rows, P prompt tokens, D width.
@@ -15,7 +16,7 @@ Letters: B images, C classes, K classes that are picked, S context slots, T rows
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -77,7 +78,8 @@ class PerImage(InputRows):
 
 @dataclass(frozen=True, eq=False)
 class LayerPrompt:
-    """What one layer reads in its prompt rows; each tensor is (P, D), or (B, P, D) for one prompt per image.
+    """What one layer reads in its prompt rows; each tensor is (P, D), or (B, P, D) for one prompt per image, and
+    (C, P, D) for one per class where the input is ``PerClass`` too.
 
     query, key, value: rows that enter LN1 and then the query, key and value projection. One tensor three times is the
         shared prompt of VPT, IVLP and MaPLe; three tensors are RPP's unshared prompts.
@@ -116,10 +118,12 @@ class PromptPlan:
     input: rows at the encoder's entrance, raw: the text encoder adds the positional embedding, the vision encoder
         applies ``ln_pre``. Text: the context; vision: appended behind the patches. A bare tensor (P, D) is ``ForAll``.
     layers: prompts of layer l = 0..L-1. Those of layer 0 are raw like ``input``; deeper ones are used as they are.
+    made_of: tensors that decide all others, where those are computed anew whenever they are wanted.
     """
 
     input: InputRows
     layers: Mapping[int, LayerPrompt] = field(default_factory=dict)
+    made_of: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.input, Tensor):
@@ -135,8 +139,11 @@ class PromptPlan:
         return isinstance(self.input, PerImage)
 
     def select(self, classes: Tensor) -> PromptPlan:
-        """For the texts of some classes, (K,) indices: of contexts that are one per class, theirs."""
-        return PromptPlan(self.input.select(classes), self.layers)
+        """For the texts of some classes, (K,) indices: of prompts that are one per class, theirs."""
+        layers = self.layers
+        if isinstance(self.input, PerClass):
+            layers = {layer: prompt.map(lambda rows: rows[classes.to(rows.device)]) for layer, prompt in layers.items()}
+        return replace(self, input=self.input.select(classes), layers=layers)
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -146,7 +153,7 @@ class PromptPlan:
 
     def versions(self) -> tuple[tuple[int, int], ...]:
         """Identity and version of every tensor: equal for plans that hold the same tensors with the same numbers."""
-        return tuple((id(t), 0 if t.is_inference() else t._version) for t in self.tensors)
+        return tuple((id(t), 0 if t.is_inference() else t._version) for t in self.made_of or self.tensors)
 
     def check(self, width: int, depth: int) -> None:
         """Raise ValueError for a plan that an encoder of ``width`` with ``depth`` layers cannot take."""

@@ -11,6 +11,8 @@ Under a causal mask a row depends on earlier rows only. Hence (numbers agree wit
    behind their EOS, only where that costs less than another bucket;
 5. with a memory budget the suffixes run in chunks that are recomputed in the backward pass.
 
+Prompts that are one per class are rows of the suffixes, in every layer that has some (TCP); SOS is the whole prefix.
+
 Letters: C texts, M of them in a chunk, G = 1 or B (a context per image of B), p prefix rows, R rows that are embedded,
 such as a chunk's suffixes, S context slots among them, c suffixes of s rows in a bucket, T tokens that a text may have,
 P context tokens, D width, H heads.
@@ -52,7 +54,7 @@ class TextEncoder:
         groups = len(plan.input.rows) if plan.per_image else 1
         layout = texts.layout(self.packing(isinstance(plan.input, PerClass), groups, memory_gb))
         prefix = [keys_values.expand(groups, -1, -1) for keys_values in self.run_prefix(layout.prefix, plan)]
-        rows = torch.cat(self.run_chunks(layout.chunks, plan.input, prefix), dim=1)  # (G, C, D), as they are packed
+        rows = torch.cat(self.run_chunks(layout.chunks, plan, prefix), dim=1)  # (G, C, D), as they are packed
         rows = rows[:, layout.order]  # (G, C, D), as the texts are given
         return rows if plan.per_image else rows[0]  # (B, C, D) or (C, D)
 
@@ -74,7 +76,8 @@ class TextEncoder:
         """The common rows, through all layers: the keys and values of each, (1 or G, p, 2 D)."""
         x = self.embed(rows, plan.input)  # (1 or G, p, D)
         positions = self.positional_embedding[1 : 1 + plan.length].to(x.dtype)  # (P, D)
-        layers = raw_first_layer(plan.layers, lambda views: views.to(x.dtype) + positions)
+        layers = {} if isinstance(plan.input, PerClass) else plan.layers
+        layers = raw_first_layer(layers, lambda views: views.to(x.dtype) + positions)
         keys_values = []
         for i, block in enumerate(self.transformer.resblocks):
             qkv = block.project(x, layers.get(i), start=1)  # (1 or G, p, 3 D)
@@ -83,17 +86,21 @@ class TextEncoder:
                 x = block.finish(residual_stream(x, layers.get(i), start=1), block.attn(qkv, causal=True))
         return keys_values
 
-    def run_chunks(self, chunks: Sequence[Chunk], context: InputRows, prefix: Sequence[Tensor]) -> list[Tensor]:
+    def run_chunks(self, chunks: Sequence[Chunk], plan: PromptPlan, prefix: Sequence[Tensor]) -> list[Tensor]:
         """EOS rows of each chunk, (G, M, D); with gradients, chunks are recomputed in the backward pass."""
         if len(chunks) == 1 or not torch.is_grad_enabled():
-            return [self.run_suffixes(chunk, context, prefix) for chunk in chunks]
+            return [self.run_suffixes(chunk, plan, prefix) for chunk in chunks]
         how = {"use_reentrant": False, "preserve_rng_state": False}
-        return [checkpoint(self.run_suffixes, chunk, context, prefix, **how) for chunk in chunks]
+        return [checkpoint(self.run_suffixes, chunk, plan, prefix, **how) for chunk in chunks]
 
-    def run_suffixes(self, chunk: Chunk, context: InputRows, prefix: Sequence[Tensor]) -> Tensor:
+    def run_suffixes(self, chunk: Chunk, plan: PromptPlan, prefix: Sequence[Tensor]) -> Tensor:
         """The packed rows of a chunk, through all layers: the EOS rows of the last one, (G, M, D)."""
-        x = self.embed(chunk.rows, context)  # (1 or G, R, D)
+        x = self.embed(chunk.rows, plan.input)  # (1 or G, R, D)
+        own = plan.layers if isinstance(plan.input, PerClass) else {}
         for i, (block, keys_values) in enumerate(zip(self.transformer.resblocks, prefix)):
+            if i in own:
+                vectors = PerClass(own[i].query).at(chunk.rows.vectors, chunk.rows.classes)  # (1, S, D)
+                x = x.index_copy(1, chunk.rows.slots, vectors.to(x.dtype))  # (1, R, D)
             last = i + 1 == self.transformer.layers
             attended = attend(block.attn, block.project(x), keys_values, chunk, last)  # (G, R or M, D)
             x = block.finish(x[:, chunk.eos] if last else x, attended)  # (G, R or M, D)
@@ -151,6 +158,14 @@ def check_slots(texts: Texts, plan: PromptPlan) -> None:
         raise ValueError(f"{len(plan.input.rows)} contexts, one per class, do not fit {len(texts)} texts")
     if not plan.layers:
         return
+    if per_class:
+        shape = plan.input.rows.shape  # (C, P, D)
+        if 0 in plan.layers or any(t is not p.query or t.shape != shape for p in plan.layers.values() for t in p.views):
+            raise ValueError(
+                "Deep text prompts need a context that all classes share, or are one per class (C, P, D) as the context"
+                " is, from layer 1 on, the same for query, key, value and residual"
+            )
+        return
     first = texts.ids[:, 1 : 1 + plan.length] == -1 - torch.arange(plan.length)  # (C, P)
-    if per_class or not first.all():
-        raise ValueError("Deep text prompts need a context that all classes share and that comes before the class name")
+    if not first.all():
+        raise ValueError("Deep text prompts need a context that comes before the class name, or prompts per class")

@@ -226,6 +226,31 @@ def test_deep_text_prompts_need_a_context_that_all_classes_share(model: CLIP) ->
         model.encode_text(texts, PromptPlan(PerClass(prompt_rows(len(NAMES), 2, TEXT_WIDTH)), plan.layers))
 
 
+@pytest.mark.parametrize("layer", [1, LAYERS - 1])
+@pytest.mark.parametrize("memory_gb", [None, 1e-9], ids=["at once", "one by one"])
+@pytest.mark.parametrize("which", [[0, 1, 2, 3], [2, 0]], ids=["all", "some"])
+def test_text_prompts_per_class_equal_the_plain_computation(
+    model: CLIP, layer: int, memory_gb: float | None, which: list[int]
+) -> None:
+    texts, shape = Texts.from_names(NAMES, num_ctx=2), (len(NAMES), 2, TEXT_WIDTH)
+    plan = PromptPlan(PerClass(prompt_rows(*shape)), {layer: LayerPrompt.shared(prompt_rows(*shape))})
+    some = torch.tensor(which)
+    found = disagreement(
+        lambda: model.encode_text(texts.select(some), plan.select(some), memory_gb),
+        lambda: naive.encode_text(model, naive.padded_ids(texts), plan)[some],
+        tensors(plan),
+    )
+    assert found < EXACT
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_text_prompts_per_class_replace_the_residual_stream_of_a_deeper_layer(model: CLIP, layer: int) -> None:
+    rows = prompt_rows(len(NAMES), 2, TEXT_WIDTH)
+    prompt = LayerPrompt.shared(rows) if layer == 0 else LayerPrompt(rows, rows, rows)
+    with pytest.raises(ValueError, match="from layer 1 on"):
+        model.encode_text(Texts.from_names(NAMES, num_ctx=2), PromptPlan(PerClass(rows), {layer: prompt}))
+
+
 def test_context_must_fit_the_texts(model: CLIP) -> None:
     texts = Texts.from_names(NAMES, num_ctx=2)
     with pytest.raises(ValueError, match=r"2 context slots.* 3 context tokens"):

@@ -67,7 +67,7 @@ def printed(protocol: str, method: str, dataset: str, metric: str = "accuracy", 
     return row.value
 
 
-@pytest.mark.parametrize("method", ["CLIP", "CoOp", "CoCoOp", "MaPLe", "PromptSRC", "KgCoOp", "ProGrad"])
+@pytest.mark.parametrize("method", ["CLIP", "CoOp", "CoCoOp", "MaPLe", "PromptSRC", "KgCoOp", "ProGrad", "TCP"])
 def test_printed_base2new_averages_are_the_means_of_the_data_sets(method: str):
     for column in ("base", "new"):
         mean = sum(printed("base2new", method, dataset, column) for dataset in BENCHMARK) / 11
@@ -82,7 +82,7 @@ def test_printed_h_of_maple_is_that_of_its_halves():
         assert harmonic_mean(*halves) == pytest.approx(printed("base2new", "MaPLe", dataset, "H"), abs=0.02)
 
 
-@pytest.mark.parametrize("method", ["CLIP", "CoOp", "CoCoOp", "MaPLe", "PromptSRC"])
+@pytest.mark.parametrize("method", ["CLIP", "CoOp", "CoCoOp", "MaPLe", "PromptSRC", "TCP"])
 def test_printed_transfer_averages(method: str):
     for protocol, targets in (("xd", set(BENCHMARK) - {"imagenet"}), ("dg", set(IMAGENET_SHIFTS))):
         mean = sum(printed(protocol, method, dataset) for dataset in targets) / len(targets)

@@ -295,9 +295,40 @@ def kgcoop_loss(case: Case, state: State, image: Tensor, logits: Tensor, label: 
 
 def away(case: Case, text: Tensor) -> Tensor:
     """1 - mean_c cos(t_c, t0_c) of raw class features (C, E)."""
-    frozen = zeroshot_text(case.clip, case.names, templates_of(case, case.options.TEMPLATES))
-    frozen = unit(torch.stack([unit(features) for features in frozen]).mean(0))
-    return 1 - sum(a @ b for a, b in zip(unit(text), frozen)) / len(frozen)
+    return 1 - sum(a @ b for a, b in zip(unit(text), handwritten(case))) / len(text)
+
+
+def handwritten(case: Case) -> Tensor:
+    """t0, (C, E): of the templates that the option names, normalised, averaged, normalised."""
+    features = zeroshot_text(case.clip, case.names, templates_of(case, case.options.TEMPLATES))
+    return unit(torch.stack([unit(one) for one in features]).mean(0))
+
+
+def tcp_plan(case: Case, state: State) -> tuple[Tensor, PromptPlan]:
+    """Texts, and their plan: class by class, W2 g(W1 t0 + b1) + b2 in one layer, g(x) = x sigmoid(1.702 x)."""
+    chosen, ctx = case.options, state["ctx"]
+    rows = []
+    for feature in handwritten(case):
+        hidden = state["meta_net.linear1.weight"] @ feature + state["meta_net.linear1.bias"]
+        hidden = hidden * (1.702 * hidden).sigmoid()
+        rows.append((state["meta_net.linear2.weight"] @ hidden + state["meta_net.linear2.bias"]).view(ctx.shape))
+    ids = torch.zeros(len(case.names), CONTEXT_LENGTH, dtype=torch.long)
+    for row, name in zip(ids, case.names):
+        words = encode(chosen.TEXT.format(name.replace("_", " ")))
+        tokens = [SOS, *(-1 - j for j in range(len(ctx))), *words, EOS]
+        row[: len(tokens)] = torch.tensor(tokens)
+    return ids, PromptPlan(ctx, {chosen.LAYER - 1: LayerPrompt.shared(torch.stack(rows))})
+
+
+def tcp(case: Case, state: State, image: Tensor) -> Tensor:
+    clip = case.clip
+    return cosine_logits(clip, encode_image(clip, image), encode_text(clip, *tcp_plan(case, state)))
+
+
+def tcp_loss(case: Case, state: State, image: Tensor, logits: Tensor, label: Tensor, drawn: Tensor) -> Terms:
+    """As KgCoOp's."""
+    text = encode_text(case.clip, *tcp_plan(case, state))
+    return {"ce_loss": cross_entropy(logits, label), "kg_loss": case.options.W * away(case, text)}
 
 
 def prograd_gradients(case: Case, terms: Terms, learned: Sequence[Tensor]) -> Sequence[Tensor]:

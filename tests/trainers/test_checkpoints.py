@@ -28,6 +28,7 @@ DOCUMENTED = {
     "PromptSRC": {**LENGTHS, "PROMPT_DEPTH_VISION": 3},
     "ProGrad": {"N_CTX": 3, "CTX_INIT": ""},
     "KgCoOp": {"N_CTX": 3, "CTX_INIT": ""},
+    "TCP": {"N_CTX": 3, "LAYER": 2},
     "MaPLe": {"N_CTX": 2, "PROMPT_DEPTH": 2},
     "RPP": LENGTHS,
 }
@@ -49,6 +50,13 @@ def documented_keys(method: str) -> dict[str, tuple[int, ...]]:
         "CoOp": {"ctx": (3, TEXT_WIDTH)},
         "ProGrad": {"ctx": (3, TEXT_WIDTH)},
         "KgCoOp": {"ctx": (3, TEXT_WIDTH)},
+        "TCP": {
+            "ctx": (3, TEXT_WIDTH),
+            "meta_net.linear1.weight": (EMBED // 4, EMBED),
+            "meta_net.linear1.bias": (EMBED // 4,),
+            "meta_net.linear2.weight": (3 * TEXT_WIDTH, EMBED // 4),
+            "meta_net.linear2.bias": (3 * TEXT_WIDTH,),
+        },
         "POMP": {"ctx": (2, TEXT_WIDTH)},
         "CoCoOp": {
             "ctx": (2, TEXT_WIDTH),

@@ -1,8 +1,8 @@
 """The interface of methods carries kinds that are not here yet: a skeleton of each, no special case in shared code.
 
-PromptSRC (teacher features, an average that survives resume) and ProGrad (a gradient rule) are methods of the table and
-pass its tests. Here are the bare bones of TCP, MMRL, CLIP-LoRA, Tip-Adapter-F and PromptKD: what each asks of the
-interface, not its every detail.
+PromptSRC (teacher features, an average that survives resume), ProGrad (a gradient rule) and TCP (prompts per class) are
+methods of the table and pass its tests. Here are the bare bones of MMRL, CLIP-LoRA, Tip-Adapter-F and PromptKD: what
+each asks of the interface, not its every detail.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from clip import CLIP, PerClass, PromptPlan, Texts
+from clip import CLIP, Texts
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import BrokenImageError
 from tests.clip.small import difference
 from trainers import register
 from trainers.base import PromptTrainer
-from trainers.coop import CoOp
 from trainers.method import (
     Batch,
     Context,
@@ -32,7 +31,6 @@ from trainers.method import (
     Method,
     Needs,
     PromptedCLIP,
-    Prompts,
     Subset,
     classification_terms,
     option,
@@ -41,25 +39,6 @@ from trainers.prompted_clip import unit
 from trainers.vpt import VPT
 
 from .world import CLASSNAMES, Make, Swatch, Swatches, batch, randomise, state, swatches
-
-
-class TCP(CoOp):
-    """A context per class, made from the class's hand-written features."""
-
-    def __init__(self, clip: CLIP, options: CoOp.Options | None = None, num_classes: int = 0) -> None:
-        super().__init__(clip, options, num_classes)
-        self.context = Context(self.context.length, copies=1)
-        self.net = nn.Sequential(
-            nn.Linear(clip.embed_dim, clip.embed_dim // 4), nn.ReLU(), nn.Linear(clip.embed_dim // 4, self.ctx.numel())
-        )
-
-    def prompts(self, class_features: Tensor) -> Prompts:
-        return Prompts(text=PromptPlan(PerClass(self.ctx + self.net(class_features).unflatten(1, self.ctx.shape))))
-
-    def features(
-        self, classifier: PromptedCLIP, image: Tensor | None, classes: Subset | None = None
-    ) -> tuple[Tensor | None, Tensor]:
-        return classifier.encode(self.prompts(classifier.zeroshot()), image, classes)
 
 
 class MMRL(VPT):
@@ -205,7 +184,6 @@ class PromptKD(VPT):
 
 
 SKELETONS = {
-    TCP: {"N_CTX": 2},
     MMRL: {"N_CTX_VISION": 2, "PROMPT_DEPTH_VISION": 2},
     CLIPLoRA: {},
     TipAdapterF: {},
@@ -263,12 +241,6 @@ def test_it_needs_no_engine(method: type[Method], make: Make) -> None:
     if method is not TipAdapterF:  # whose cache is empty
         assert classifier(batch()[0]).shape == (5, len(CLASSNAMES))
     assert classifier.text_features.shape == (len(CLASSNAMES), clip.embed_dim)
-
-
-def test_contexts_of_some_classes_are_theirs(make: Make) -> None:
-    trainer = randomise(build(make, TCP))
-    image, some = batch()[0], torch.tensor([4, 1])
-    assert difference(trainer.model(image, some), trainer.model(image)[:, some]) < 1e-5
 
 
 def test_new_classes_have_a_rule_of_their_own(make: Make) -> None:

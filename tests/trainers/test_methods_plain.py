@@ -119,6 +119,8 @@ CASES = [
     ("ProGrad", {**RANDOM, "CSC": True, "TEMPERATURE": 2.0}),
     ("ProGrad", {"N_CTX": 6, "CTX_INIT": PHRASE}),
     ("KgCoOp", {**RANDOM, "W": 0.5, "TEMPLATES": "ensemble", "CLASS_TOKEN_POSITION": "middle"}),
+    ("TCP", {"N_CTX": 1, "LAYER": LAYERS, "TEXT": "{} texture.", "TEMPLATES": "ensemble"}),
+    ("TCP", {"N_CTX": 3, "LAYER": 2, "TEXT": "swatch of {}, a type of art", "W": 0.5}),
     ("KgCoOp", {**RANDOM, "CSC": True, "TEMPLATES": "art of the {}."}),
 ]
 NAMES = [" ".join([method, *(f"{key}={value}" for key, value in settings.items())]) for method, settings in CASES]
