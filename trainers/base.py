@@ -114,7 +114,7 @@ class PromptTrainer(TrainerX):
         super().before_train()
         if self.cfg.DATALOADER.CACHE_FEATURES:
             with self.model.autocast():
-                self.train_loader_x = cached_features(self.train_loader_x, self.model, self.device)
+                self.train_loader_x = cached_features(self.train_loader_x, self.image_sets)
         if getattr(self.dm.dataset, "shows_zeroshot", False):
             log.info(zeroshot_line(self.model, self.test_loader))
 

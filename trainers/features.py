@@ -6,10 +6,11 @@ Letters: N images, B of a batch, C classes, E joint width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from dassl.config import CfgNode
@@ -21,7 +22,8 @@ from dassl.ranks import current
 from dassl.utils import derive_seed
 
 from .method import Needs
-from .prompted_clip import PromptedCLIP
+from .prompted_clip import PromptedCLIP, at_least_fp32, unit
+from .store import FeatureStore, encoder_checksum, image_key
 
 DETERMINISTIC = {"normalize", "center_crop", "instance_norm"}
 
@@ -32,6 +34,10 @@ class ImageSets:
     def __init__(self, cfg: CfgNode, dataset: DatasetBase, classifier: PromptedCLIP, seed: int) -> None:
         self.cfg, self.classifier, self.seed = cfg, classifier, seed
         self.lists = {"train": dataset.train_x, "val": dataset.val, "test": dataset.test}
+        if cfg.DATALOADER.FEATURE_STORE and cfg.DATALOADER.SKIP_BROKEN:
+            raise ValueError(
+                "DATALOADER.FEATURE_STORE needs every image, so it does not go with DATALOADER.SKIP_BROKEN"
+            )
 
     def features(self, split: str, passes: int = 1) -> tuple[Tensor, Tensor]:
         """Raw features (passes, N, E) and labels (N,) on the device.
@@ -47,20 +53,47 @@ class ImageSets:
         wrapped.k_tfm = 1  # a pass is a view
         found = []
         for number in range(passes):
-            wrapped.set_seed(derive_seed(self.seed, number, len(items)))
-            features, label = self._encode(wrapped, f"{split} features {number + 1}/{passes}")
+            wrapped.set_seed(seed := derive_seed(self.seed, number, len(items)))
+            features, label = self.encode(
+                wrapped, f"{split} features {number + 1}/{passes}", seed if augmented else None
+            )
             found.append(features)
         return torch.stack(found), label  # (passes, N, E) and (N,)
 
+    def encode(self, dataset: DatasetWrapper, title: str, seed: int | None = None) -> tuple[Tensor, Tensor]:
+        """Raw features (N, E) and labels (N,) of the images that can be read; from the store what it has. ``seed``: of
+        the augmentation, if there is any."""
+        if not (root := self.cfg.DATALOADER.FEATURE_STORE):
+            return self._encode(dataset, title)
+        items = dataset.data_source
+        facts = {
+            "encoder": self._encoder,
+            "precision": self.classifier.precision,
+            "data set": self.cfg.DATASET.NAME,
+            "input": {**self.cfg.INPUT},
+            "train": dataset.is_train,
+            "seed": seed,
+        }
+        places = enumerate(items)  # on which an augmentation depends
+        keys = [image_key(item.impath, *(() if seed is None else (place,))) for place, item in places]
+        found = FeatureStore(root, facts).features(
+            keys, lambda missing: self._encode(Subset(dataset, missing), title)[0].cpu()
+        )
+        device = self.classifier.device
+        return found.to(device), torch.tensor([item.label for item in items], device=device)
+
+    @cached_property
+    def _encoder(self) -> str:
+        return encoder_checksum(self.classifier.clip.visual)
+
     @torch.no_grad()
-    def _encode(self, dataset: DatasetWrapper, title: str) -> tuple[Tensor, Tensor]:
-        """(N, E) and (N,) of the images that can be read."""
+    def _encode(self, dataset: Dataset, title: str) -> tuple[Tensor, Tensor]:
         size, workers = self.cfg.DATALOADER.TEST.BATCH_SIZE, self.cfg.DATALOADER.NUM_WORKERS
         loader = DataLoader(dataset, size, num_workers=workers, collate_fn=collate_readable)
         bar = tqdm(loader, desc=title, leave=False, disable=None)
         clip, device = self.classifier.clip, self.classifier.device
         pairs = [
-            (clip.encode_image(batch["img"].to(device, non_blocking=True)).float(), batch["label"].to(device))
+            (at_least_fp32(clip.encode_image(batch["img"].to(device, non_blocking=True))), batch["label"].to(device))
             for batch in bar
             if batch is not None  # every image of it was unreadable
         ]
@@ -100,12 +133,9 @@ def check_cacheable(cfg: CfgNode, needs: Needs) -> None:
         )
 
 
-@torch.no_grad()
-def cached_features(loader: DataLoader, model: PromptedCLIP, device: torch.device) -> DataLoader:
+def cached_features(loader: DataLoader, sets: ImageSets) -> DataLoader:
     """A loader of the same batches in the same order, with features for images."""
-    once = DataLoader(loader.dataset, loader.batch_size, num_workers=loader.num_workers, collate_fn=loader.collate_fn)
-    batches = tqdm(once, desc="image features", leave=False, disable=None)
-    features = torch.cat([model.encode_image(batch["img"].to(device)).cpu() for batch in batches])  # (N, E)
+    features = unit(sets.encode(loader.dataset, "image features")[0]).cpu()
     dataset = FeatureDataset(loader.dataset.data_source, features)
     return DataLoader(
         dataset,
