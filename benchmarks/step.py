@@ -70,7 +70,7 @@ def cases(wanted: Collection[str]) -> list[Case]:
     """Those of the wanted methods, or all; of a method without any, a step with its few-shot settings."""
     chosen = [case for case in CASES if not wanted or case.method in wanted]
     others = [name for name in wanted if not any(case.method == name for case in chosen)]
-    return [*chosen, *(Case(name, train=not methods()[name].zero_shot) for name in others)]
+    return [*chosen, *(Case(name, train=methods()[name].learns) for name in others)]
 
 
 def draw_with_repetitions(sampling: Sampling, label: Tensor, num_classes: int) -> SampledClasses:

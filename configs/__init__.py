@@ -30,7 +30,13 @@ class Row:
     printed: str = ""  # methods() fills it and settings in, with the method's own name
     settings: str = ""
     zero_shot: bool = False
+    training_free: bool = False
     recipes: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def learns(self) -> bool:
+        """Whether there are steps of training."""
+        return not (self.zero_shot or self.training_free)
 
     def recipe(self, protocol: str, dataset: str, shots: int) -> str:
         """Stem of the usual settings for a protocol, "" if there are none."""

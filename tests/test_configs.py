@@ -160,7 +160,13 @@ RECIPES = [
     ("POMP/vit_b16_ep5_randaug2", 0.002, 5, 32, {"DATALOADER.K_TRANSFORMS": 4, "TRAIN.CHECKPOINT_FREQ": 1}),
     ("POMP/vit_b16_ep20", 0.002, 20, 32, {"DATALOADER.K_TRANSFORMS": 1, "TRAIN.CHECKPOINT_FREQ": 1}),
     ("KgCoOp/vit_b16_ep100", 0.002, 100, 128, {"TRAINER.KGCOOP.W": 8.0, "TRAINER.KGCOOP.CTX_INIT": "a photo of a"}),
-    ("TCP/vit_b16_ep50", 0.002, 50, 32, {"OPTIM.NAME": "adam", "TRAINER.TCP.LAYER": 9, "TRAINER.TCP.TEXT": "{}."}),
+    (
+        "TCP/vit_b16_ep50",
+        0.002,
+        50,
+        32,
+        {"OPTIM.NAME": "adam", "OPTIM.ADAM_EPS": 1e-3, "TRAINER.TCP.LAYER": 9, "TRAINER.TCP.TEXT": "{}."},
+    ),
     ("TCP/vit_b16_ep50_ucf", 0.002, 50, 32, {"OPTIM.NAME": "adam", "TRAINER.TCP.TEXT": "person doing {}."}),
     ("RPP/vit_b16_ep5_randaug2", 0.002, 5, 32, {"DATALOADER.K_TRANSFORMS": 4, "TRAINER.RPP.UPDATE_CLASS_NUM": 1000}),
 ]

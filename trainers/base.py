@@ -12,13 +12,13 @@ from torch import Tensor
 from dassl.config import CfgNode
 from dassl.data import DataManager
 from dassl.data.transforms import build_transform
-from dassl.engine import TRAINER_REGISTRY, TrainerX
+from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import log
 
 from .checkpoints import load_prompts
 from .features import ImageSets, cached_features, check_cacheable, zeroshot_line
-from .load import build_classifier, check_input, method_section
+from .load import build_classifier, check_input, drop_other_sections, method_section
 from .losses import draw_candidates
 from .method import Batch, Method
 from .options import read_options
@@ -74,39 +74,39 @@ class PromptTrainer(TrainerX):
             log.info(f"Number of context words (tokens): {context.length}")
         if self.cfg.TRAINER.INIT_PROMPTS:
             load_prompts(self.model, self.cfg.TRAINER.INIT_PROMPTS)
-        for name in TRAINER_REGISTRY.registered_names():  # the record is of this run, not of what else there was
-            other = getattr(TRAINER_REGISTRY.get(name), "method", self.method)
-            if other.section() != self.method.section():
-                self.record.cfg.TRAINER.pop(other.section().removeprefix("TRAINER."), None)
+        drop_other_sections(self.record.cfg, self.method)
         if any(True for _ in self.model.method.parameters()):
             self.register_model(self.model.method.folder, self.model.method)
 
     def begin(self) -> None:
         """All that training needs before its first step: the method's beginning, optimiser, schedule, loss scale."""
         method = self.model.method
-        self.model.trained_on = tuple(self.model.classnames)
         self.image_sets = ImageSets(self.cfg, self.dm.dataset, self.model, self.run_seed)
         if self.needs.sampling:
             with self.ranks.together():
                 self.needs.sampling.check(self.num_classes, self.ranks.size)
         with self.model.autocast():
             method.begin(self.model, self.image_sets)
+        self.model.trained_on = tuple(self.model.classnames)
         log.info("Turning off gradients in both the image and the text encoder")
         trained = {name: p for name, p in method.named_parameters() if p.requires_grad}
         log.info(f"Parameters to be updated: {[*trained]} ({sum(p.numel() for p in trained.values()):,} numbers)")
-        scaled = self.model.has_fp16_activations
-        self.scaler = torch.amp.GradScaler(self.device.type, init_scale=LOSS_SCALE, enabled=scaled)
+        self.scaler = torch.amp.GradScaler(self.device.type, LOSS_SCALE, enabled=self.model.has_fp16_activations)
+        self.optim = build_optimizer(trained.values(), self.cfg.OPTIM) if trained else None
         if trained:
-            self.optim = build_optimizer(trained.values(), self.cfg.OPTIM)
             self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM, len(self.train_loader_x))
             self.set_optimizer(method.folder, self.optim, self.sched)
 
     def train(self) -> None:
-        if any(p.requires_grad for p in self.model.method.parameters()):
-            super().train()
-            return
+        if self.get_model_names():
+            return super().train()
         log.info("Zero-shot: there is nothing to train")
         self.test()
+
+    def run_epoch(self) -> None:
+        """No steps where the method's beginning has made all tensors."""
+        if self.optim is not None:
+            super().run_epoch()
 
     def before_train(self) -> None:
         """Cache image features if asked to; for one's own images a zero-shot number comes first."""

@@ -47,6 +47,11 @@ class ImageSets:
         items = self.lists[split]
         if not items:
             raise ValueError(f"{self.cfg.DATASET.NAME} has no {split} images, which this method needs")
+        if split == "val" and items is self.lists["test"]:
+            raise ValueError(
+                f"{self.cfg.DATASET.NAME} has its test images as validation images, and nothing may be chosen on these:"
+                " hold training images out (DATASET.HELD_OUT), or switch the search of the method off"
+            )
         augmented = split == "train" and passes > 1
         transform = build_transform(self.cfg, is_train=augmented)
         wrapped = DatasetWrapper(self.cfg, items, transform, is_train=augmented)

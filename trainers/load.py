@@ -166,6 +166,14 @@ def method_section(cfg: CfgNode, method: type[Method]) -> CfgNode:
     return cfg.TRAINER[method.section().removeprefix("TRAINER.")]
 
 
+def drop_other_sections(cfg: CfgNode, method: type[Method]) -> None:
+    """Leave a config the section of one method: the record is of that run, not of what else there was."""
+    for name in TRAINER_REGISTRY.registered_names():
+        other = getattr(TRAINER_REGISTRY.get(name), "method", method)
+        if other.section() != method.section():
+            cfg.TRAINER.pop(other.section().removeprefix("TRAINER."), None)
+
+
 def default_config() -> CfgNode:
     """The engine's defaults and ours."""
     from . import extend_cfg  # the methods that there are

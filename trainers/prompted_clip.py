@@ -145,6 +145,16 @@ class PromptedCLIP(nn.Module):
         """Whether the class names are those of the training."""
         return self.trained_on == tuple(self.classnames)
 
+    @property
+    def trained_columns(self) -> Tensor:
+        """Of each class of the training its column among the classes of now; the number of these, if it is not there.
+        Before any training the classes are taken for the same."""
+        count = len(self.classnames)
+        if self.trained_on is None or self.is_trained_on_these:
+            return torch.arange(count, device=self.device)
+        columns = {name: column for column, name in enumerate(self.classnames)}
+        return torch.tensor([columns.get(name, count) for name in self.trained_on], device=self.device)
+
     def features(self, image: Tensor | None, classes: Subset | None = None) -> tuple[Tensor | None, Tensor]:
         """Unit-norm image features (B, E) and text features (C, E), or (B, C, E): see ``Method.features``."""
         return self.method.features(self, image, classes)

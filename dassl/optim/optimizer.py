@@ -40,7 +40,7 @@ def _create(params: list[Any], cfg: CfgNode) -> Optimizer:
     shared = {"lr": cfg.LR, "weight_decay": cfg.WEIGHT_DECAY}
     tensors = [param for entry in params for param in (entry["params"] if isinstance(entry, dict) else [entry])]
     fused = True if tensors and all(param.is_cuda for param in tensors) else None  # None: PyTorch's choice
-    betas = (cfg.ADAM_BETA1, cfg.ADAM_BETA2)
+    adam = {"betas": (cfg.ADAM_BETA1, cfg.ADAM_BETA2), "eps": cfg.ADAM_EPS, **shared}
     match cfg.NAME:
         case "sgd":
             return torch.optim.SGD(
@@ -54,11 +54,11 @@ def _create(params: list[Any], cfg: CfgNode) -> Optimizer:
         case "rmsprop":
             return torch.optim.RMSprop(params, momentum=cfg.MOMENTUM, alpha=cfg.RMSPROP_ALPHA, **shared)
         case "radam":
-            return torch.optim.RAdam(params, betas=betas, **shared)
+            return torch.optim.RAdam(params, **adam)
         case "adamw":
-            return torch.optim.AdamW(params, betas=betas, fused=fused, **shared)
+            return torch.optim.AdamW(params, fused=fused, **adam)
         case _:
-            return torch.optim.Adam(params, betas=betas, amsgrad=cfg.NAME == "amsgrad", fused=fused, **shared)
+            return torch.optim.Adam(params, amsgrad=cfg.NAME == "amsgrad", fused=fused, **adam)
 
 
 def _staged_groups(model: Any, cfg: CfgNode) -> list[dict[str, Any]]:

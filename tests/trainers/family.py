@@ -46,7 +46,12 @@ def write_checkpoint(folder: Path, trainer: PromptTrainer, state: Mapping[str, T
     whole = type(trainer).__name__ not in ("CoOp", "CoCoOp", "KgCoOp", "TCP", "POMP", "RPP")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(3))], lr=0.1)
     content = {
-        "state_dict": {**state, **class_buffers(trainer), **(frozen_clip(trainer) if whole else {})},
+        "state_dict": {
+            **dict(trainer.model.method.named_buffers()),
+            **state,
+            **class_buffers(trainer),
+            **(frozen_clip(trainer) if whole else {}),
+        },
         "epoch": epoch,
         "optimizer": optimizer,
         "scheduler": Scheduler(optimizer),

@@ -30,13 +30,15 @@ CONTEXT_LENGTH = 24  # of the small CLIP: the plain computation pads every text 
 
 @dataclass(frozen=True)
 class Case:
-    """A method's options on a frozen CLIP, class names, and the data set's own templates: one, and all."""
+    """A method's options and fixed tensors on a frozen CLIP, class names, and the data set's own templates: one, and
+    all."""
 
     clip: CLIP
     options: Any
     names: Sequence[str]
     template: str
     ensemble: Sequence[str]
+    fixed: Mapping[str, Tensor]
 
 
 def class_ids(names: Sequence[str], num_ctx: int, fixed: str = "", position: str = "end") -> Tensor:
@@ -329,6 +331,22 @@ def tcp_loss(case: Case, state: State, image: Tensor, logits: Tensor, label: Ten
     """As KgCoOp's."""
     text = encode_text(case.clip, *tcp_plan(case, state))
     return {"ce_loss": cross_entropy(logits, label), "kg_loss": case.options.W * away(case, text)}
+
+
+def tipadapter(case: Case, state: State, image: Tensor) -> Tensor:
+    """s v w_c, and alpha exp(-beta (1 - v f)) more for each training image f of class c."""
+    v = unit(encode_image(case.clip, image))
+    alpha, beta = case.fixed["strength"].to(v)
+    rows = []
+    for feature, row in zip(v, case.clip.logit_scale.exp() * v @ handwritten(case).t()):
+        found = list(row)
+        for key, label in zip(state["keys"], case.fixed["label"].tolist()):
+            found[int(label)] = found[int(label)] + alpha * (-beta * (1 - feature @ key)).exp()
+        rows.append(torch.stack(found))
+    return torch.stack(rows)
+
+
+tipadapterf = tipadapter
 
 
 def prograd_gradients(case: Case, terms: Terms, learned: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -29,6 +29,7 @@ DOCUMENTED = {
     "ProGrad": {"N_CTX": 3, "CTX_INIT": ""},
     "KgCoOp": {"N_CTX": 3, "CTX_INIT": ""},
     "TCP": {"N_CTX": 3, "LAYER": 2},
+    "TipAdapterF": {},
     "MaPLe": {"N_CTX": 2, "PROMPT_DEPTH": 2},
     "RPP": LENGTHS,
 }
@@ -50,6 +51,7 @@ def documented_keys(method: str) -> dict[str, tuple[int, ...]]:
         "CoOp": {"ctx": (3, TEXT_WIDTH)},
         "ProGrad": {"ctx": (3, TEXT_WIDTH)},
         "KgCoOp": {"ctx": (3, TEXT_WIDTH)},
+        "TipAdapterF": {"keys": (24, EMBED), "label": (24,), "strength": (2,)},
         "TCP": {
             "ctx": (3, TEXT_WIDTH),
             "meta_net.linear1.weight": (EMBED // 4, EMBED),

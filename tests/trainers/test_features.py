@@ -16,14 +16,21 @@ FIXED = ("INPUT.TRANSFORMS", ("normalize",), "OPTIM.MAX_EPOCH", 2, "TEST.NO_TEST
 
 @pytest.mark.parametrize("method", TEXT_ONLY)
 def test_training_is_the_same(method: str, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Order, sampling and weights; each training image passes the encoder once."""
+    """Order, sampling and weights; no step encodes an image."""
     plain = make(method, None, *FIXED, "OUTPUT_DIR", str(tmp_path / "plain"))
     plain.train()
     cached = make(method, None, *FIXED, "DATALOADER.CACHE_FEATURES", True)
-    encode, seen = cached.model.clip.visual.forward, []
+    encode, step, seen, in_steps = cached.model.clip.visual.forward, cached.forward_backward, [], []
+
+    def counted(batch: object) -> object:
+        before, summary = len(seen), step(batch)
+        in_steps.append(len(seen) - before)
+        return summary
+
     monkeypatch.setattr(cached.model.clip.visual, "forward", lambda image: seen.append(len(image)) or encode(image))
+    monkeypatch.setattr(cached, "forward_backward", counted)
     cached.train()
-    assert sum(seen) == 24
+    assert in_steps == [0] * 6 and seen
     first, second = state(plain), state(cached)
     assert all(difference(second[key], first[key]) < 1e-4 for key in first)
 

@@ -58,11 +58,17 @@ def step_and_evaluate(trainer: PromptTrainer, gpu: FakeGPU | None) -> None:
     if trainer.get_model_names():
         trainer.num_batches, losses = 2, MetricMeter()
         for trainer.batch_idx in range(2):
+            before = encoded_lists(trainer)
             with no_waiting(gpu), mock.patch("clip.text.make_layout", wraps=make_layout) as layouts:
                 losses.update(trainer.forward_backward({"img": image, "label": label}))
             if gpu is not None:
                 assert all(upload.pinned for upload in gpu.uploads)
-                check_uploads(trainer, [upload.shape for upload in gpu.uploads], layouts.call_count)
+                check_uploads(
+                    trainer,
+                    [upload.shape for upload in gpu.uploads],
+                    layouts.call_count,
+                    encoded_lists(trainer) - before,
+                )
                 assert any("backward" in op.name for op in gpu.ops)
     with torch.no_grad():
         trainer.set_model_mode("eval")
@@ -72,14 +78,19 @@ def step_and_evaluate(trainer: PromptTrainer, gpu: FakeGPU | None) -> None:
             trainer.evaluator.process(trainer.model_inference(image), label)
 
 
-def check_uploads(trainer: PromptTrainer, shapes: list[tuple[int, ...]], layouts: int) -> None:
-    """Images, and labels; with sampled classes all indices of the step in one piece. Texts are laid out once, each
-    class list of the method and of a teacher in the first step."""
+def encoded_lists(trainer: PromptTrainer) -> int:
+    """Lists of texts that have been laid out: the method's own, and one for each hand-written template."""
+    by_hand = sum(len(key) - 1 for key in trainer.model._handwritten)  # a key is a flag and the templates
+    return by_hand + bool(trainer.model.texts._layouts)
+
+
+def check_uploads(trainer: PromptTrainer, shapes: list[tuple[int, ...]], layouts: int, lists: int) -> None:
+    """Images, and labels; with sampled classes all indices of the step in one piece. Texts are laid out once, in the
+    first step each of ``lists`` that the beginning has not met."""
     sampled = trainer.needs.sampling is not None
     assert shapes.count((5, 3, 32, 32)) == 1
     assert len(shapes) == 2 + layouts - sampled
-    by_hand = sum(len(key) - 1 for key in trainer.model._handwritten)  # a key is a flag and the templates
-    assert layouts == (sampled if trainer.batch_idx else 1 + by_hand)
+    assert layouts == (sampled if trainer.batch_idx else lists)
 
 
 def run(case: tuple[str, str, bool], backbone: str, output: Path, device: str) -> None:

@@ -1,8 +1,8 @@
 """The interface of methods carries kinds that are not here yet: a skeleton of each, no special case in shared code.
 
-PromptSRC (teacher features, an average that survives resume), ProGrad (a gradient rule) and TCP (prompts per class) are
-methods of the table and pass its tests. Here are the bare bones of MMRL, CLIP-LoRA, Tip-Adapter-F and PromptKD: what
-each asks of the interface, not its every detail.
+PromptSRC (teacher features, an average that survives resume), ProGrad (a gradient rule), TCP (prompts per class) and
+Tip-Adapter-F (a cache of features) are methods of the table and pass its tests. Here are the bare bones of MMRL,
+CLIP-LoRA and PromptKD: what each asks of the interface, not its every detail.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from trainers.base import PromptTrainer
 from trainers.method import (
     Batch,
     Context,
-    Data,
     Method,
     Needs,
     PromptedCLIP,
@@ -111,50 +110,6 @@ class CLIPLoRA(Method):
         return functional_call(Encoders(classifier.clip), merged, (image, texts))
 
 
-class TipAdapterF(Method):
-    """A cache of all training features, made before training, then trained; its weights are chosen on validation."""
-
-    @dataclass(frozen=True)
-    class Options(Method.Options):
-        PASSES: int = option(3, least=1)
-
-    def __init__(self, clip: CLIP, options: Options | None = None, num_classes: int = 0) -> None:
-        super().__init__(clip, options)
-        self.keys = nn.Parameter(torch.empty(0, clip.embed_dim))
-        self.register_buffer("values", torch.empty(0, num_classes))
-        self.register_buffer("strength", torch.tensor([1.0, 1.0]))  # alpha, beta
-
-    def adopt(self, saved: dict[str, Tensor]) -> dict[str, Tensor]:
-        if "keys" in saved:
-            self.keys = nn.Parameter(self.keys.new_empty(saved["keys"].shape))
-            self.values = self.values.new_empty(saved["values"].shape)
-        return saved
-
-    def begin(self, classifier: PromptedCLIP, data: Data) -> None:
-        features, label = data.features("train", self.options.PASSES)
-        self.keys = nn.Parameter(unit(features.mean(0)))
-        self.values = F.one_hot(label, len(classifier.classnames)).float()
-
-    def adapted(self, classifier: PromptedCLIP, features: Tensor) -> Tensor:
-        alpha, beta = self.strength
-        cache = (-beta * (1 - features @ self.keys.t())).exp() @ self.values
-        return classifier.cosine_logits(features, classifier.zeroshot()) + alpha * cache
-
-    def logits(self, classifier: PromptedCLIP, image: Tensor, classes: Subset | None = None) -> Tensor:
-        return self.adapted(classifier, classifier.encode_image(image))
-
-    def end_epoch(self, done: int, total: int, classifier: PromptedCLIP, data: Data) -> None:
-        if done < total:
-            return
-        features, label = data.features("val")
-        scores = {}
-        for alpha in (0.5, 1.0, 3.0):
-            self.strength[0] = alpha
-            hits = self.adapted(classifier, unit(features[0])).argmax(1) == label
-            scores[alpha] = hits.float().mean().item()
-        self.strength[0] = max(scores, key=scores.get)
-
-
 class PromptKD(VPT):
     """Unlabelled images; a projector on the student's features, the teacher's text features."""
 
@@ -186,7 +141,6 @@ class PromptKD(VPT):
 SKELETONS = {
     MMRL: {"N_CTX_VISION": 2, "PROMPT_DEPTH_VISION": 2},
     CLIPLoRA: {},
-    TipAdapterF: {},
     PromptKD: {"N_CTX_VISION": 2, "PROMPT_DEPTH_VISION": 1},
 }
 FIXED = ("INPUT.TRANSFORMS", ("normalize",), "OPTIM.MAX_EPOCH", 4)  # the same images in every epoch
@@ -220,7 +174,7 @@ def build(make: Make, method: type[Method], *opts: object) -> PromptTrainer:
 
 @ALL
 def test_it_trains_and_is_loaded_again(method: type[Method], make: Make) -> None:
-    trainer = build(make, method, "OPTIM.LR", 0.1 if method is TipAdapterF else 0.002, *FIXED)
+    trainer = build(make, method, "OPTIM.LR", 0.002, *FIXED)
     trainer.train()
     first, *_, last = (epoch["loss"] for epoch in trainer.record.history)
     assert last < first
@@ -238,8 +192,7 @@ def test_it_needs_no_engine(method: type[Method], make: Make) -> None:
     """Built and asked in a line each; class features come without an image where they exist."""
     clip = build(make, method).model.clip
     classifier = PromptedCLIP(clip, method(clip, num_classes=len(CLASSNAMES)), CLASSNAMES).eval()
-    if method is not TipAdapterF:  # whose cache is empty
-        assert classifier(batch()[0]).shape == (5, len(CLASSNAMES))
+    assert classifier(batch()[0]).shape == (5, len(CLASSNAMES))
     assert classifier.text_features.shape == (len(CLASSNAMES), clip.embed_dim)
 
 
@@ -268,18 +221,6 @@ def test_a_schedule_can_move_with_every_step(make: Make) -> None:
     trainer.model_zero_grad = lambda *_: [rates.append(trainer.get_current_lr()), trainer.optim.zero_grad()]
     trainer.train()
     assert rates == pytest.approx([0.005 * (1 + math.cos(math.pi * k / steps)) for k in range(steps)])
-
-
-def test_a_cache_is_made_of_the_training_images_and_its_strength_chosen_on_validation(make: Make) -> None:
-    trainer = build(make, TipAdapterF, "OPTIM.LR", 0.0, "DATASET.NUM_SHOTS", 2)
-    keys = trainer.model.method.keys
-    assert keys.shape == (2 * len(CLASSNAMES), 64)
-    assert trainer.model.method.values.sum(0).tolist() == [2.0] * len(CLASSNAMES)
-    seen = [trainer.image_sets.features("train", 3)[0] for _ in range(2)]
-    assert torch.equal(*seen) and not torch.equal(seen[0][0], seen[0][1])  # seeded; the passes differ
-    assert difference(keys, unit(seen[0].mean(0))) < 1e-6
-    trainer.train()
-    assert trainer.model.method.strength[0].item() in (0.5, 1.0, 3.0)
 
 
 @pytest.mark.filterwarnings("ignore:skipped")

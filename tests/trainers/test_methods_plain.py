@@ -23,7 +23,8 @@ State = dict[str, Tensor]
 
 def case_of(trainer: PromptTrainer) -> plain.Case:
     dataset = trainer.dm.dataset
-    return plain.Case(trainer.model.clip, trainer.options, CLASSNAMES, dataset.template, dataset.templates)
+    fixed = dict(trainer.model.method.named_buffers())
+    return plain.Case(trainer.model.clip, trainer.options, CLASSNAMES, dataset.template, dataset.templates, fixed)
 
 
 def logits(trainer: PromptTrainer, state: State, image: Tensor) -> Tensor:
@@ -119,6 +120,7 @@ CASES = [
     ("ProGrad", {**RANDOM, "CSC": True, "TEMPERATURE": 2.0}),
     ("ProGrad", {"N_CTX": 6, "CTX_INIT": PHRASE}),
     ("KgCoOp", {**RANDOM, "W": 0.5, "TEMPLATES": "ensemble", "CLASS_TOKEN_POSITION": "middle"}),
+    ("TipAdapterF", {"PASSES": 2, "ALPHA": 2.0, "BETA": 0.7, "TEMPLATES": "ensemble"}),
     ("TCP", {"N_CTX": 1, "LAYER": LAYERS, "TEXT": "{} texture.", "TEMPLATES": "ensemble"}),
     ("TCP", {"N_CTX": 3, "LAYER": 2, "TEXT": "swatch of {}, a type of art", "W": 0.5}),
     ("KgCoOp", {**RANDOM, "CSC": True, "TEMPLATES": "art of the {}."}),

@@ -52,7 +52,8 @@ def needs_images(name: str) -> bool:
     return method_class(name).needs(read_options(method_class(name).Options, chosen, name)).images
 
 
-METHODS = {row.name: tiny_settings(row.name) for row in configs.methods().values() if not row.zero_shot}
+METHODS = {row.name: tiny_settings(row.name) for row in configs.methods().values() if row.learns}
+TRAINING_FREE = {row.name: tiny_settings(row.name) for row in configs.methods().values() if row.training_free}
 ZERO_SHOT = tuple(row.name for row in configs.methods().values() if row.zero_shot)
 TEXT_ONLY = tuple(name for name in METHODS if not needs_images(name))
 SAMPLING = tuple(name for name in METHODS if "UPDATE_CLASS_NUM" in defaults(method_class(name).Options))
@@ -130,8 +131,8 @@ def config(method: str, backbone: str, output: Path, *opts: object) -> CfgNode:
         "TRAINER.NAME": method,
     }
     cfg.merge_from_list([word for pair in words.items() for word in pair])
-    if method in METHODS:
-        cfg.merge_from_list(options(method, {"PREC": "fp32", **METHODS[method]}))
+    if settings := METHODS | TRAINING_FREE:
+        cfg.merge_from_list(options(method, {"PREC": "fp32", **settings[method]}) if method in settings else [])
     cfg.merge_from_list(list(opts))
     cfg.freeze()
     return cfg
