@@ -212,3 +212,9 @@ def test_staged_rates():
 def test_unknown_optimizer():
     with pytest.raises(ValueError, match=r"optim must be one of \['adam'.*but got lion"):
         build_optimizer(nn.Linear(1, 1), optim_cfg(NAME="lion"))
+
+
+@pytest.mark.parametrize("name", ["adam", "amsgrad", "adamw", "radam"])
+def test_the_eps_of_adam_is_a_setting(name):
+    assert build_optimizer(nn.Linear(1, 1), optim_cfg(NAME=name, ADAM_EPS=1e-3)).defaults["eps"] == 1e-3
+    assert build_optimizer(nn.Linear(1, 1), optim_cfg(NAME=name)).defaults["eps"] == 1e-8
