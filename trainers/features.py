@@ -107,25 +107,34 @@ class ImageSets:
 
 
 class FeatureDataset(Dataset):
-    """Items whose ``img`` is the unit-norm image feature (E,), which a classifier takes in place of an image."""
+    """Items whose ``img`` is the unit-norm image feature (E,), which a classifier takes in place of an image.
+
+    features: (V, N, E); which of V views an item has depends on the seed last given to ``set_seed``.
+    """
 
     def __init__(self, items: Sequence[Datum], features: Tensor):
-        self.items, self.features = items, features
+        self.items, self.features, self.seed = items, features, 0
+
+    def set_seed(self, seed: int) -> None:
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        item = self.items[index]
-        return {"img": self.features[index], "label": item.label, "impath": item.impath, "index": index}
+        item, view = self.items[index], 0
+        if len(self.features) > 1:
+            view = derive_seed(self.seed, index) % len(self.features)
+        return {"img": self.features[view, index], "label": item.label, "impath": item.impath, "index": index}
 
 
 def check_cacheable(cfg: CfgNode, needs: Needs) -> None:
     """ValueError if features of training images would not stay what they are, or would not do."""
-    if random := set(cfg.INPUT.TRANSFORMS) - DETERMINISTIC:
+    if cfg.DATALOADER.FEATURE_VIEWS == 1 and (random := set(cfg.INPUT.TRANSFORMS) - DETERMINISTIC):
         raise ValueError(
             f"DATALOADER.CACHE_FEATURES needs the same view of an image in every epoch, but INPUT.TRANSFORMS has"
-            f" {', '.join(sorted(random))}; use --transforms normalize, or switch the cache off"
+            f" {', '.join(sorted(random))}; use --transforms normalize, keep several views"
+            " (DATALOADER.FEATURE_VIEWS), or switch the cache off"
         )
     if cfg.DATALOADER.SKIP_BROKEN:
         raise ValueError("DATALOADER.CACHE_FEATURES needs every image, so it does not go with DATALOADER.SKIP_BROKEN")
@@ -140,8 +149,11 @@ def check_cacheable(cfg: CfgNode, needs: Needs) -> None:
 
 def cached_features(loader: DataLoader, sets: ImageSets) -> DataLoader:
     """A loader of the same batches in the same order, with features for images."""
-    features = unit(sets.encode(loader.dataset, "image features")[0]).cpu()
-    dataset = FeatureDataset(loader.dataset.data_source, features)
+    if (views := sets.cfg.DATALOADER.FEATURE_VIEWS) > 1:
+        features = sets.features("train", views)[0]  # (V, N, E)
+    else:
+        features = sets.encode(loader.dataset, "image features")[0][None]
+    dataset = FeatureDataset(loader.dataset.data_source, unit(features).cpu())
     return DataLoader(
         dataset,
         loader.batch_size,

@@ -58,6 +58,7 @@ _C.DATALOADER = CfgNode()
 _C.DATALOADER.NUM_WORKERS = 4  # at most one per CPU and batch is started; the results do not depend on it
 _C.DATALOADER.CACHE = "none"  # none | ram: keep decoded training and validation images in memory
 _C.DATALOADER.CACHE_FEATURES = False  # for trainers whose image features never change
+_C.DATALOADER.FEATURE_VIEWS = 1  # augmented views of an image that CACHE_FEATURES keeps; an epoch sees one of them
 _C.DATALOADER.FEATURE_STORE = ""  # folder that keeps image features of frozen encoders for later runs; empty: none
 _C.DATALOADER.SKIP_BROKEN = False  # unreadable images: an error, or skipped
 _C.DATALOADER.K_TRANSFORMS = 1  # augmented views per training image

@@ -349,6 +349,14 @@ def tipadapter(case: Case, state: State, image: Tensor) -> Tensor:
 tipadapterf = tipadapter
 
 
+def clipadapter(case: Case, state: State, image: Tensor) -> Tensor:
+    """r relu(W2 relu(W1 v)) + (1 - r) v of features as they leave CLIP."""
+    raw, ratio = encode_image(case.clip, image), case.options.RATIO
+    adapted = (raw @ state["fc.0.weight"].t()).clamp(min=0)
+    adapted = (adapted @ state["fc.2.weight"].t()).clamp(min=0)
+    return cosine_logits(case.clip, ratio * adapted + (1 - ratio) * raw, handwritten(case))
+
+
 def prograd_gradients(case: Case, terms: Terms, learned: Sequence[Tensor]) -> Sequence[Tensor]:
     """G_d where it agrees with G_g, else G_d - lambda (G_d . G_g / |G_g|^2) G_g."""
     found, weight = [], case.options.LAMBDA

@@ -30,6 +30,7 @@ DOCUMENTED = {
     "KgCoOp": {"N_CTX": 3, "CTX_INIT": ""},
     "TCP": {"N_CTX": 3, "LAYER": 2},
     "TipAdapterF": {},
+    "CLIPAdapter": {},
     "MaPLe": {"N_CTX": 2, "PROMPT_DEPTH": 2},
     "RPP": LENGTHS,
 }
@@ -51,6 +52,7 @@ def documented_keys(method: str) -> dict[str, tuple[int, ...]]:
         "CoOp": {"ctx": (3, TEXT_WIDTH)},
         "ProGrad": {"ctx": (3, TEXT_WIDTH)},
         "KgCoOp": {"ctx": (3, TEXT_WIDTH)},
+        "CLIPAdapter": {"fc.0.weight": (EMBED // 4, EMBED), "fc.2.weight": (EMBED, EMBED // 4)},
         "TipAdapterF": {"keys": (24, EMBED), "label": (24,), "strength": (2,)},
         "TCP": {
             "ctx": (3, TEXT_WIDTH),
@@ -86,6 +88,7 @@ def documented_keys(method: str) -> dict[str, tuple[int, ...]]:
 
 
 FOLDERS = {
+    "CLIPAdapter": "clip_adapter",
     "MaPLe": "MultiModalPromptLearner",
     "IVLP": "VLPromptLearner",
     "PromptSRC": "VLPromptLearner",

@@ -35,6 +35,29 @@ def test_training_is_the_same(method: str, make: Make, tmp_path: Path, monkeypat
     assert all(difference(second[key], first[key]) < 1e-4 for key in first)
 
 
+def test_an_epoch_sees_one_of_the_kept_views(make: Make) -> None:
+    """Of each image its own, drawn anew in every epoch by the run's seed."""
+    options = ("DATALOADER.CACHE_FEATURES", True, "DATALOADER.FEATURE_VIEWS", 3, *FIXED[2:])
+    trainers = [make("CoOp", None, *options) for _ in range(2)]
+    for trainer in trainers:
+        trainer.before_train()
+    views = trainers[0].image_sets.features("train", 3)[0]
+    views = views / views.norm(dim=-1, keepdim=True)
+    dataset, seen = trainers[0].train_loader_x.dataset, []
+    for epoch in range(2):
+        for trainer in trainers:
+            trainer.epoch = epoch
+            trainer.seed_epoch()
+        items = [dataset[index]["img"] for index in range(len(dataset))]
+        assert all(
+            torch.equal(one, trainers[1].train_loader_x.dataset[index]["img"]) for index, one in enumerate(items)
+        )
+        seen.append([int((views[:, index] - one).abs().sum(1).argmin()) for index, one in enumerate(items)])
+        assert all(difference(one, views[view, index]) < 1e-5 for index, (one, view) in enumerate(zip(items, seen[-1])))
+        assert {*seen[-1]} == {0, 1, 2}
+    assert seen[0] != seen[1]
+
+
 def test_features_pass_for_images(make: Make) -> None:
     model, image = make("CoOp").model, batch()[0]
     assert torch.equal(model(model.encode_image(image)), model(image))

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import pytest
+import torch
+
+from tests.clip.small import difference
 
 from .world import Make, Settings, batch, state, step
 
 IDENTITIES: dict[str, tuple[str, Settings, str, Settings]] = {
     "KgCoOp without its knowledge is CoOp": ("KgCoOp", {"W": 0.0}, "CoOp", {}),
 }
+
+
+ZERO_SHOT: dict[str, tuple[str, Settings]] = {
+    "Tip-Adapter without its cache": ("TipAdapter", {"ALPHA": 0.0}),
+    "Tip-Adapter-F without its cache": ("TipAdapterF", {"ALPHA": 0.0}),
+    "CLIP-Adapter that mixes nothing in": ("CLIPAdapter", {"RATIO": 0.0}),
+}
+
+
+@pytest.mark.parametrize(("method", "settings"), ZERO_SHOT.values(), ids=ZERO_SHOT)
+def test_zero_shot_clip(method: str, settings: Settings, make: Make) -> None:
+    image = batch()[0]
+    with torch.no_grad():
+        expected = make("ZeroshotCLIP").model(image)
+        assert difference(make(method, settings).model(image), expected) < 1e-6
+        assert difference(make(method).model(image), expected) > 1e-3
 
 
 @pytest.mark.parametrize(("method", "settings", "other", "others"), IDENTITIES.values(), ids=IDENTITIES)

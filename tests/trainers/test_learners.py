@@ -45,6 +45,7 @@ def lengths_and_depths(*numbers: int) -> dict[str, int]:
         ("MaPLe", {"N_CTX": 2, "PROMPT_DEPTH": 9, "UNIFIED": True}, 9 * 2 * 512 + 393_984),
         ("KgCoOp", {}, 2_048),
         ("TCP", {}, 331_904),
+        ("CLIPAdapter", {}, 131_072),
         ("RPP", lengths_and_depths(4, 4, 9, 9), 3 * 46_080),
         ("RPP", {**lengths_and_depths(4, 4, 9, 9), "QKV": "kv"}, 2 * 46_080),
         ("RPP", {**lengths_and_depths(4, 4, 9, 9), "QKV": "shared"}, 46_080),

@@ -120,6 +120,7 @@ CASES = [
     ("ProGrad", {**RANDOM, "CSC": True, "TEMPERATURE": 2.0}),
     ("ProGrad", {"N_CTX": 6, "CTX_INIT": PHRASE}),
     ("KgCoOp", {**RANDOM, "W": 0.5, "TEMPLATES": "ensemble", "CLASS_TOKEN_POSITION": "middle"}),
+    ("CLIPAdapter", {"RATIO": 0.6, "REDUCTION": 3, "TEMPLATES": "ensemble"}),
     ("TipAdapterF", {"PASSES": 2, "ALPHA": 2.0, "BETA": 0.7, "TEMPLATES": "ensemble"}),
     ("TCP", {"N_CTX": 1, "LAYER": LAYERS, "TEXT": "{} texture.", "TEMPLATES": "ensemble"}),
     ("TCP", {"N_CTX": 3, "LAYER": 2, "TEXT": "swatch of {}, a type of art", "W": 0.5}),

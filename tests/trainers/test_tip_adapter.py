@@ -70,15 +70,6 @@ def test_keys_are_means_of_augmented_views(name: str, make: Make) -> None:
     assert trainer.model.method.keys.requires_grad is (name == "TipAdapterF")
 
 
-@BOTH
-def test_without_the_cache_it_is_zero_shot(name: str, make: Make) -> None:
-    image = batch()[0]
-    model, zero_shot = make(name, {"ALPHA": 0.0, "SEARCH": False}).model, make("ZeroshotCLIP").model
-    with torch.no_grad():
-        assert torch.equal(model(image), zero_shot(image))
-        assert not torch.equal(make(name, {"SEARCH": False}).model(image), zero_shot(image))
-
-
 def by_hand(trainer: PromptTrainer) -> tuple[float, float]:
     """The first of the grid's ALPHA and BETA with the most validation images that are classified right."""
     features, label = trainer.image_sets.features("val")
