@@ -85,12 +85,12 @@ def encoded_lists(trainer: PromptTrainer) -> int:
 
 
 def check_uploads(trainer: PromptTrainer, shapes: list[tuple[int, ...]], layouts: int, lists: int) -> None:
-    """Images, and labels; with sampled classes all indices of the step in one piece. Texts are laid out once, in the
-    first step each of ``lists`` that the beginning has not met."""
+    """Images, and labels; with sampled classes all indices of the step in one piece. Of other texts, ``lists``
+    are laid out, in the first step those that the beginning has not met."""
     sampled = trainer.needs.sampling is not None
     assert shapes.count((5, 3, 32, 32)) == 1
     assert len(shapes) == 2 + layouts - sampled
-    assert layouts == (sampled if trainer.batch_idx else lists)
+    assert layouts == sampled + lists and not (trainer.batch_idx and lists)
 
 
 def run(case: tuple[str, str, bool], backbone: str, output: Path, device: str) -> None:
