@@ -1,4 +1,7 @@
-"""CLIP-Adapter: Better Vision-Language Models with Feature Adapters (Gao et al., IJCV 2024, arXiv:2110.04544)."""
+"""CLIP-Adapter: Better Vision-Language Models with Feature Adapters (Gao et al., IJCV 2024, arXiv:2110.04544).
+
+Letters: B images, E joint width.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Features of the frozen image encoder: kept for training (``DATALOADER.CACHE_FEATURES``), or of whole lists of images.
 
-Letters: N images, B of a batch, C classes, E joint width.
+Letters: N images, V views of each, B images of a batch, C classes, E joint width.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def cached_features(loader: DataLoader, sets: ImageSets) -> DataLoader:
     if (views := sets.cfg.DATALOADER.FEATURE_VIEWS) > 1:
         features = sets.features("train", views)[0]  # (V, N, E)
     else:
-        features = sets.encode(loader.dataset, "image features")[0][None]
+        features = sets.encode(loader.dataset, "image features")[0][None]  # (1, N, E)
     dataset = FeatureDataset(loader.dataset.data_source, unit(features).cpu())
     return DataLoader(
         dataset,

@@ -76,7 +76,7 @@ class TipAdapter(Method):
         image, text = self.features(classifier, image)
         alpha, beta = self.strength
         with torch.autocast(image.device.type, enabled=False):
-            cache = (beta * (image @ self.keys.t() - 1)).exp() @ one_hot(self.label, classifier)
+            cache = (beta * (image @ self.keys.t() - 1)).exp() @ one_hot(self.label, classifier)  # (B, C)
         logits = classifier.cosine_logits(image, text) + alpha * cache
         return logits if classes is None else logits[:, classes.index]
 
@@ -87,7 +87,7 @@ class TipAdapter(Method):
             return
         features, label = data.features("val")
         image, text = unit(features[0]), self.features(classifier, None)[1]
-        zero_shot, near = classifier.cosine_logits(image, text), image @ self.keys.t()
+        zero_shot, near = classifier.cosine_logits(image, text), image @ self.keys.t()  # (N, C), (N, keys)
         values, most = one_hot(self.label, classifier), -1
         alphas, betas = (grid(*ends) for ends in zip((self.options.SEARCH_ALPHA, self.options.SEARCH_BETA), STEPS))
         for beta in tqdm(betas, "BETA, ALPHA on validation images", leave=False, disable=None):

@@ -77,8 +77,11 @@ def coop(case: Case, state: State, image: Tensor) -> Tensor:
     """One context, or one per class."""
     clip, context = case.clip, state["ctx"]
     ids = class_ids(case.names, context.shape[-2], position=case.options.CLASS_TOKEN_POSITION)
-    plan = PromptPlan(PerClass(context) if context.dim() == 3 else context)
-    return cosine_logits(clip, encode_image(clip, image), encode_text(clip, ids, plan))
+    return cosine_logits(clip, encode_image(clip, image), encode_text(clip, ids, coop_plan(context)))
+
+
+def coop_plan(context: Tensor) -> PromptPlan:
+    return PromptPlan(PerClass(context) if context.dim() == 3 else context)
 
 
 pomp = prograd = kgcoop = coop
@@ -291,7 +294,7 @@ def kgcoop_loss(case: Case, state: State, image: Tensor, logits: Tensor, label: 
     ids = class_ids(case.names, state["ctx"].shape[-2], position=chosen.CLASS_TOKEN_POSITION)
     return {
         "ce_loss": cross_entropy(logits, label),
-        "kg_loss": chosen.W * away(case, encode_text(case.clip, ids, PromptPlan(state["ctx"]))),
+        "kg_loss": chosen.W * away(case, encode_text(case.clip, ids, coop_plan(state["ctx"]))),
     }
 
 
