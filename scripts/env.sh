@@ -10,7 +10,7 @@ usage() { # the comment at the script's top, and the methods where it takes one
 }
 
 takes_method() {
-  grep -qs '^#   bash scripts/[^ ]* METHOD' "$0"
+  grep -qs '^#   s*ba[a-z]* scripts/[^ ]* METHOD' "$0"
 }
 
 words=0

@@ -37,6 +37,15 @@ def environment(rank: int, size: int, port: int) -> dict[str, str]:
     return local | {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
 
 
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def descendants(pid: int) -> list[int]:
+    found = children(pid)
+    return [*found, *(below for child in found for below in descendants(child))]
+
+
 class Processes:
     """Calls of ``train.py``, one for each list of arguments, which belong together; the first one is killed that way.
 

@@ -17,8 +17,8 @@ from dassl.config import load_yaml
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import read_json
 from tools import plan, protocols, sweep
-from tools.jobs import ProcessWorker
 from tools.results.runs import read_runs
+from tools.workers import ProcessWorker
 from trainers import CoOp, Method, load_classifier, register
 
 from .tools.small_world import accuracies, small_world  # noqa: F401 - a fixture

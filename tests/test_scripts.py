@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,8 @@ import pytest
 from tools import protocols, sweep
 from tools.results import __main__ as results
 
+from .processes import descendants
+from .test_torchrun import wait_for
 from .tools.small_world import TINY, accuracies, small_world  # noqa: F401 - a fixture
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
@@ -147,6 +151,125 @@ def test_a_script_in_earnest(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "* accuracy:" in done.stdout and "Base-to-new generalization" in done.stdout
     assert len(accuracies(tmp_path)) == 2
+
+
+# Slurm --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with stand-ins for Slurm's commands, first on the PATH: one machine, two tasks a job.
+
+    ``state`` is what squeue tells, ``pids`` are the tasks of the step that runs, ``python`` is the interpreter.
+    """
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    (folder / "state").write_text("RUNNING")
+    stand_ins = {
+        "sbatch": f"""#!/bin/bash
+            export SLURM_JOB_ID=7 SLURM_SUBMIT_DIR="$PWD" SLURM_JOB_NODELIST=localhost PYTHON={folder}/python
+            export SLURM_NTASKS=2 SLURM_NTASKS_PER_NODE=2
+            cp "$1" {folder}/slurm_script
+            while rm -f {folder}/requeued; do
+              bash {folder}/slurm_script "${{@:2}}"; status=$?
+              [ -e {folder}/requeued ] || exit $status
+            done""",
+        "scontrol": f"""#!/bin/sh
+            case "$1" in show) echo localhost ;; requeue) touch {folder}/requeued ;; esac""",
+        "squeue": f"#!/bin/sh\ncat {folder}/state",
+        "srun": f"""#!{sys.executable}
+import os, subprocess, sys
+words = sys.argv[1:]
+count = 1 if "--ntasks=1" in words else 2
+command = [word for word in words if not word.startswith("--n") or "=" not in word]
+own = [{{"SLURM_PROCID": str(n), "SLURM_LOCALID": str(n), "SLURM_NTASKS": str(count)}} for n in range(count)]
+tasks = [subprocess.Popen(command, env=os.environ | one) for one in own]
+with open("{folder}/pids", "w") as file:
+    print(*[task.pid for task in tasks], file=file)
+sys.exit(max(code if code >= 0 else 128 - code for code in [task.wait() for task in tasks]))""",
+    }
+    for name, text in stand_ins.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def interpreter(folder: Path, text: str) -> None:
+    (folder / "python").write_text(f"#!/bin/sh\n{text}\n")
+    (folder / "python").chmod(0o755)
+
+
+def sbatch(*words: str) -> subprocess.Popen[str]:
+    env = {name: value for name, value in os.environ.items() if name not in ("DATA", "PYTHON", "WORLD_SIZE")}
+    command = ["sbatch", "scripts/pretrain.slurm", *words]
+    return subprocess.Popen(command, env=env, cwd=SCRIPTS.parent, text=True, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "state", "ends", "starts"),
+    [
+        ((130, 0), "RUNNING", 0, 2),  # out of time: goes on
+        ((143,), "COMPLETING", 143, 1),  # scancel
+        ((2,), "RUNNING", 2, 1),  # a mistake
+    ],
+    ids=["requeued", "cancelled", "failed"],
+)
+def test_which_end_of_a_slurm_job_is_none(
+    statuses: tuple[int, ...], state: str, ends: int, starts: int, cluster: Path
+) -> None:
+    """What each process is told, and that the tests come last, once, by one process."""
+    (cluster / "state").write_text(state)
+    cases = " ".join(f"{n}) exit {status} ;;" for n, status in enumerate(statuses, 1))
+    interpreter(
+        cluster,
+        f"""case "$*" in
+        *--dry-run) echo "python train.py --trainer RPP A 'b c'"; echo python train.py other; exit ;;
+        esac
+        echo "$WORLD_SIZE,$RANK,$LOCAL_RANK,$LOCAL_WORLD_SIZE,$MASTER_ADDR,$MASTER_PORT,$#,$*" >> {cluster}/calls
+        case "$*" in train.py*) case $(grep -c "^2,$RANK" {cluster}/calls) in {cases} esac ;; esac""",
+    )
+    job = sbatch("RPP", "1")
+    job.communicate(timeout=60)
+    calls = (cluster / "calls").read_text().splitlines()
+    trainings = [f"2,{rank},{rank},2,localhost,20007,5,train.py --trainer RPP A b c" for rank in range(2)]
+    tests = ",,,,,,6,-m tools.protocols pretrain RPP 1 --ranks 2"
+    assert job.returncode == ends
+    assert sorted(calls) == sorted([*trainings * starts, *[tests.replace(",6,", ",7,")] * (ends == 0)])
+
+
+def test_a_slurm_job_in_earnest(cluster: Path, tmp_path: Path) -> None:
+    """A training by two tasks that is interrupted ends with its checkpoint, and goes on when it is requeued."""
+    interpreter(
+        cluster,
+        f"""case "$*" in *--dry-run | train.py*) exec {sys.executable} "$@" ;; esac; echo "$@" >> {cluster}/calls""",
+    )
+    few = ("DATASET.NUM_SHOTS", "1", "OPTIM.MAX_EPOCH", "2", "TRAIN.PRINT_FREQ", "1", "DATALOADER.NUM_WORKERS", "1")
+    job = sbatch("CoOp", "1", *few, "--out", str(tmp_path))
+    run = tmp_path / "tiny_source/CoOp/tiny_source_1shots/seed1"
+    wait_for(run / "log.txt", "epoch [1/2] batch [3/", seconds=200)
+    for task in map(int, (cluster / "pids").read_text().split()):
+        for process in (task, *descendants(task)):  # as Slurm does it
+            os.kill(process, signal.SIGINT)
+    _, told = job.communicate(timeout=250)
+    assert job.returncode == 0, told
+    before, after = (path.read_text() for path in sorted(run.glob("log.txt*"), key=os.path.getmtime))
+    place = re.search(r"Stopped by SIGINT after (epoch \[1/2\] batch \[.*?\])", before)[1]
+    assert f"Going on after {place}" in after
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert (metrics["status"], metrics["world_size"], metrics["global_batch"]) == ("finished", 2, 32)
+    assert len((cluster / "calls").read_text().splitlines()) == 1
+
+
+def test_a_slurm_script_tells_its_usage() -> None:
+    for words, status in ((("-h",), 0), ((), 2)):
+        command = ["bash", "scripts/pretrain.slurm", *words]
+        shown = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPTS.parent)
+        assert shown.returncode == status
+        assert "sbatch scripts/pretrain.slurm METHOD" in shown.stdout + shown.stderr
+    env = {**os.environ, "PYTHON": "python"}
+    alone = subprocess.run([*command, "RPP"], capture_output=True, text=True, cwd=SCRIPTS.parent, env=env)
+    assert alone.returncode != 0 and "start this with sbatch" in alone.stderr
 
 
 # The environment ------------------------------------------------------------------------------------------------------

@@ -83,8 +83,8 @@ def test_an_environment_that_is_incomplete(environment: dict[str, str], tmp_path
     assert status == 2 and len(told) == 1 and name in told[0] and not (tmp_path / "run").exists()
 
 
-def wait_for(path: Path, text: str) -> None:
-    for _ in range(600):
+def wait_for(path: Path, text: str, seconds: int = 60) -> None:
+    for _ in range(10 * seconds):
         if path.is_file() and text in path.read_text():
             return
         time.sleep(0.1)

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import shlex
 import signal
-import subprocess
+import socket
 import sys
-import threading
 import time
 import traceback
-import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from tqdm import tqdm
-
 import train
+from dassl.config import solve_batch
 from dassl.utils import atomic_write, is_user_error, read_json
 
 POLL_SECONDS = 0.05
@@ -30,14 +26,53 @@ DONE, UNFINISHED, FAILED, OUTDATED, MISSING = "done", "unfinished", "failed", "o
 
 @dataclass(frozen=True)
 class Job:
-    """One run of ``train.py``. argv: its arguments; needs: folders of the runs whose prompts it loads."""
+    """One run of ``train.py``. argv: its arguments; needs: folders of the runs whose prompts it loads.
+
+    ranks: so many processes carry it out together.
+    """
 
     output_dir: str
     argv: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    ranks: int = 1
+
+    @property
+    def is_training(self) -> bool:
+        return "--eval-only" not in self.argv
 
     def command(self) -> str:
-        return f"python train.py {shlex.join(self.argv)}"
+        start = "python" if self.ranks == 1 else f"torchrun --nproc_per_node {self.ranks}"
+        return f"{start} train.py {shlex.join(self.argv)}"
+
+    def environments(self) -> list[dict[str, str]]:
+        """What torchrun on one machine would tell each of the processes; nothing to a single one."""
+        if self.ranks == 1:
+            return [{}]
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            port = probe.getsockname()[1]
+        size = {"WORLD_SIZE": str(self.ranks), "LOCAL_WORLD_SIZE": str(self.ranks)}
+        common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), **size}
+        return [{"RANK": str(rank), "LOCAL_RANK": str(rank), **common} for rank in range(self.ranks)]
+
+
+def shared_out(job: Job, ranks: int) -> Job:
+    """The job by several processes if it is a training, with the images a step that it has by one.
+
+    Each makes fewer passes, or has fewer images in one. ``ValueError`` if the images cannot be shared out evenly.
+    """
+    if ranks < 1:
+        raise ValueError(f"--ranks must be 1 or more, but is {ranks}")
+    if ranks == 1 or not job.is_training:
+        return job
+    batch = solve_batch(train.setup_cfg(train.parse_args([*job.argv])), 1)
+    size, total = batch.DATALOADER.TRAIN_X.BATCH_SIZE, batch.OPTIM.GLOBAL_BATCH
+    if total % ranks:
+        raise ValueError(f"{ranks} processes cannot share {total} images a step evenly, in {job.output_dir}")
+    own = size if total % (ranks * size) == 0 else 0  # 0: solved for
+    words = {"DATALOADER.TRAIN_X.BATCH_SIZE": own, "OPTIM.ACCUM_STEPS": 0, "OPTIM.GLOBAL_BATCH": total}
+    opts = (word for key, value in words.items() for word in (key, str(value)))
+    return replace(job, argv=(*job.argv, *opts), ranks=ranks)
 
 
 def finished(folder: str) -> datetime | None:
@@ -80,20 +115,24 @@ def _state(job: Job, pending: set[str]) -> str:
     if not (ended := finished(job.output_dir)):
         return FAILED if (folder / "error.txt").is_file() else UNFINISHED if known else MISSING
     changed = [need for need in job.needs if need in pending or (finished(need) or ended) > ended]
-    if changed and "--eval-only" not in job.argv:
+    if changed and job.is_training:
         raise ValueError(f'"{folder}" was trained from prompts in "{changed[0]}" that are newer or gone: remove it')
     return OUTDATED if changed else DONE
 
 
 def work(job: Job, quiet: bool = False) -> int:
-    """Carry out the job in this process; the exit status. What went wrong is left in ``<output_dir>/error.txt``."""
+    """Carry out the job in this process, one of its ranks; the exit status.
+
+    What went wrong is left in ``<output_dir>/error.txt``, by the rank that it happens to first.
+    """
     os.makedirs(job.output_dir, exist_ok=True)
-    (Path(job.output_dir) / "error.txt").unlink(missing_ok=True)
+    (told := Path(job.output_dir) / "error.txt").unlink(missing_ok=True)
     try:
         with silence() if quiet else contextlib.nullcontext():
             train.run(train.parse_args([*job.argv]))
     except Exception as error:
-        leave_error(job, f"{type(error).__name__}: {error}" if is_user_error(error) else traceback.format_exc())
+        if not told.is_file():
+            leave_error(job, f"{type(error).__name__}: {error}" if is_user_error(error) else traceback.format_exc())
         return 1
     return 0
 
@@ -111,7 +150,7 @@ def leave_error(job: Job, message: str) -> None:
 
 
 class Worker(Protocol):
-    """Carries out one job at a time, in a process of its own."""
+    """Carries out one job at a time, in processes of its own."""
 
     def start(self, job: Job) -> None: ...
 
@@ -120,71 +159,6 @@ class Worker(Protocol):
 
     def stop(self) -> None:
         """End the job at once; it can be resumed."""
-
-
-class ForkWorker:
-    """A forked child: what this process has imported is there already. The device must not have been touched."""
-
-    def __init__(self, quiet: bool = False, side_by_side: int = 1) -> None:
-        import torch.utils.tensorboard
-
-        import datasets  # noqa: F401
-        import trainers  # noqa: F401
-        from clip.simple_tokenizer import tokenizer
-
-        self.quiet, self.threads = quiet, max(1, torch.get_num_threads() // side_by_side)
-        tokenizer()  # its vocabulary is read once, and every child has it
-
-    def start(self, job: Job) -> None:
-        self.process = multiprocessing.get_context("fork").Process(target=self._child, args=(job,))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which libraries start when imported
-            self.process.start()
-
-    def _child(self, job: Job) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and stops this child
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        import torch
-
-        torch.set_num_threads(self.threads)
-        tqdm.set_lock(threading.RLock())  # a thread of the parent may have held the old one when this child was forked
-        sys.exit(work(job, self.quiet))
-
-    def poll(self) -> int | None:
-        return self.process.exitcode
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.join()
-
-
-class ProcessWorker:
-    """A process of its own, which sees one GPU."""
-
-    def __init__(self, gpu: str | None = None, quiet: bool = True) -> None:
-        self.gpu, self.quiet = gpu, quiet
-
-    def start(self, job: Job) -> None:
-        device = {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu, "TQDM_DISABLE": "1"}
-        code = f"import sys; from tools.jobs import Job, work; sys.exit(work({job!r}, {self.quiet}))"
-        project = Path(__file__).resolve().parents[1]
-        path = os.pathsep.join(filter(None, [str(project), os.environ.get("PYTHONPATH")]))
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", code], env={**os.environ, **device, "PYTHONPATH": path}, start_new_session=True
-        )
-
-    def poll(self) -> int | None:
-        return self.process.poll()
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait()
-
-
-def local_worker(quiet: bool = False, side_by_side: int = 1) -> Worker:
-    """The cheapest worker of this platform; so many of them share the CPU's threads."""
-    forks = "fork" in multiprocessing.get_all_start_methods()
-    return ForkWorker(quiet, side_by_side) if forks else ProcessWorker(quiet=quiet)
 
 
 class Progress:

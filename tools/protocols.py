@@ -20,11 +20,12 @@ from pathlib import Path
 from configs import methods
 from dassl.utils import exit_status
 from dassl.utils.registry import nearest_names
-from tools.jobs import Job, carry_out, local_worker
+from tools.jobs import Job, carry_out, shared_out
 from tools.results.render import paper_grid, render
 from tools.results.report import compared
 from tools.results.runs import read_runs
 from tools.results.tables import BENCHMARK, IMAGENET_SHIFTS, TINY_OTHERS, TINY_SHIFTS, TINY_TARGETS, build
+from tools.workers import local_worker
 from train import CONFIGS, add_import, import_all, method_names
 
 TRANSFERS = ("xd", "dg", "pretrain")
@@ -259,6 +260,12 @@ PLACES = {
 }
 
 
+def add_ranks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ranks", type=int, default=1, metavar="N", help="processes of each training, on one GPU each or on the CPU"
+    )
+
+
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     usage = "\n".join(f"  {name} {' '.join(places)} [KEY VALUE ...]" for name, places in PLACES.items())
     names = f"METHOD is one of: {', '.join(method_names())}"
@@ -273,6 +280,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", default="output", help="folder of all results")
     parser.add_argument("--init", default="", help="pretrained prompts to start from: a file, or the folder of a run")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
+    add_ranks(parser)
     add_import(parser)
     args = parser.parse_intermixed_args(argv)
     if not args.words:
@@ -347,7 +355,8 @@ def print_table(jobs: Sequence[Job], compare: Sequence[tuple[str, str]] = ()) ->
 def run(args: argparse.Namespace) -> int:
     places, opts = read_words(args.protocol, args.words)
     source, datasets = data_from(args, places)
-    jobs = jobs_of(args.protocol, series_from(args, places, opts), datasets, source)
+    planned = jobs_of(args.protocol, series_from(args, places, opts), datasets, source)
+    jobs = [shared_out(job, args.ranks) for job in planned]
     if args.dry_run:
         print("\n".join(job.command() for job in jobs))
         return 0

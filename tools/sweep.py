@@ -4,7 +4,8 @@ A benchmark file names a protocol, methods, data sets, seeds and settings, or is
 already is skipped, what was interrupted goes on, what fails does not stop the rest; at the end stands the table, and
 the differences that the file asks for, paired over seeds (``compare``). Jobs run one after another, or side
 by side on local GPUs (``--gpus 0,1``), on the CPU (``--workers 2``) or on Slurm (``--slurm
-slurm_partition=gpu,gpus_per_node=1,timeout_min=240``).
+slurm_partition=gpu,gpus_per_node=1,timeout_min=240``). ``--ranks N`` shares each training out among N processes, with
+the same results; so does Slurm with several tasks (``nodes=2,tasks_per_node=8,gpus_per_node=8``).
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 
@@ -26,13 +26,14 @@ import train
 from configs import settings_file
 from dassl.config import flatten_cfg
 from dassl.utils import exit_status
-from tools.jobs import Job, ProcessWorker, Worker, carry_out, local_worker, states, work
+from tools.jobs import Job, Worker, carry_out, shared_out, states
 from tools.protocols import (
     EMBEDDED,
     PLACES,
     REAL,
     TRANSFERS,
     Series,
+    add_ranks,
     embedded,
     jobs_of,
     print_table,
@@ -42,9 +43,8 @@ from tools.protocols import (
     usual_data,
     zero_shot_methods,
 )
-
-if TYPE_CHECKING:
-    import submitit
+from tools.slurm import read_settings, slurm_workers, tasks_of
+from tools.workers import ProcessWorker, local_worker
 
 PROTOCOLS = (*PLACES, "complexity")
 
@@ -244,42 +244,18 @@ def narrowed(benchmarks: Sequence[Benchmark], only: Sequence[str], seeds: Sequen
 # Carrying out ---------------------------------------------------------------------------------------------------------
 
 
-class SlurmWorker:
-    """A job in the queue, by way of submitit."""
-
-    def __init__(self, executor: submitit.AutoExecutor) -> None:
-        self.executor = executor
-
-    def start(self, job: Job) -> None:
-        self.submitted = self.executor.submit(work, job)
-
-    def poll(self) -> int | None:
-        if not self.submitted.done():
-            return None
-        return self.submitted.result() if self.submitted.exception() is None else 1
-
-    def stop(self) -> None:
-        self.submitted.cancel()
-
-
-def slurm_workers(settings: Sequence[str], out: str, count: int) -> list[Worker]:
-    """One worker a job; ``settings``: NAME=VALUE of submitit's AutoExecutor (cluster=local: on this machine)."""
-    if wrong := [text for text in settings if "=" not in text]:
-        raise ValueError(f"--slurm takes NAME=VALUE,NAME=VALUE, but got {wrong[0]!r}")
-    try:
-        import submitit
-    except ImportError:
-        raise ValueError("--slurm needs submitit: pip install 'submitit>=1.5'") from None
-    given = {name: int(value) if value.isdecimal() else value for name, value in (s.split("=", 1) for s in settings)}
-    executor = submitit.AutoExecutor(folder=f"{out}/slurm", cluster=given.pop("cluster", "slurm"))
-    executor.update_parameters(**{"name": "sweep", **given})
-    return [SlurmWorker(executor) for _ in range(count)]
-
-
 def workers_for(args: argparse.Namespace, count: int) -> list[Worker]:
     if args.slurm:
-        return slurm_workers(args.slurm, args.out, count)
+        return slurm_workers(read_settings(args.slurm), args.out, count)
     return [ProcessWorker(gpu) for gpu in args.gpus] or [local_worker(True, args.workers) for _ in range(args.workers)]
+
+
+def ranks_for(args: argparse.Namespace) -> int:
+    """How many processes each training is shared out among."""
+    for other, instead in (("gpus", "CUDA_VISIBLE_DEVICES says which"), ("slurm", "give tasks_per_node=N in --slurm")):
+        if args.ranks != 1 and getattr(args, other):
+            raise ValueError(f"--ranks and --{other} do not go together: {instead}")
+    return tasks_of(read_settings(args.slurm)) if args.slurm else args.ranks
 
 
 def comma_separated(text: str) -> list[str]:
@@ -304,6 +280,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=numbers, default=[], metavar="N,...", help="instead of the file's")
     parser.add_argument("--gpus", type=comma_separated, default=[], metavar="N,...", help="one job on each of them")
     parser.add_argument("--workers", type=int, default=1, help="jobs side by side on the CPU, which share its threads")
+    add_ranks(parser)
     parser.add_argument("--slurm", type=comma_separated, default=[], metavar="NAME=VALUE,...", help="see submitit")
     return parser.parse_intermixed_args(argv)
 
@@ -311,6 +288,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> int:
     if args.workers < 1:
         raise ValueError(f"--workers must be 1 or more, but is {args.workers}")
+    ranks = ranks_for(args)
     benchmarks = narrowed(read_benchmarks(args.file), args.only, args.seeds)
     used = [
         name
@@ -322,16 +300,17 @@ def run(args: argparse.Namespace) -> int:
     if any(benchmark.protocol == "complexity" for benchmark in benchmarks):
         return max(complexity(benchmark, args) for benchmark in benchmarks)
     planned = [plan_jobs(benchmark, args.opts, args.root, args.out, args.imports) for benchmark in benchmarks]
-    jobs = [*{job.output_dir: job for part in planned for job in part}.values()]
+    jobs = [shared_out(job, ranks) for job in {job.output_dir: job for part in planned for job in part}.values()]
     print("; ".join(map(title, benchmarks)))
     if args.dry_run:
         for job, found in states(jobs).items():
             print(f"{found:10} {job.command()}")
         return 0
     bad = carry_out(jobs, workers_for(args, len(jobs)))
+    failed = {job.output_dir for job in bad}
     for benchmark, part in zip(benchmarks, planned):
-        starts = {need for job in part if "--eval-only" not in job.argv for need in job.needs}
-        if results := [job for job in part if job not in bad and job.output_dir not in starts]:
+        starts = {need for job in part if job.is_training for need in job.needs}
+        if results := [job for job in part if job.output_dir not in starts | failed]:
             print_table(results, () if bad else benchmark.compare)
     return 1 if bad else 0
 
