@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from dassl.utils import lock, read_json, sole_user_of
-from tools import jobs, sweep
+from tools import jobs, sweep, workers
 from tools.sweep import Benchmark, Method
 
 from .small_world import TINY, accuracies, epochs_in, small_world, start_sweep  # noqa: F401 - a fixture
@@ -144,19 +144,66 @@ def test_jobs_side_by_side_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixt
     methods = [{"trainer": "CoOp", "opts": {"TEST.SPLIT": "val"}}]
     words = {"title": "Two", "protocol": "fewshot", "datasets": ["tiny_digits", "tiny_shapes"], "seeds": [1]}
     file, found = write(tmp_path / "table.yaml", methods=methods, **words), []
-    for workers in ("1", "2"):
-        assert sweep.main([file, "--out", str(tmp_path / workers), "--workers", workers]) == 0
+    for count in ("1", "2"):
+        assert sweep.main([file, "--out", str(tmp_path / count), "--workers", count]) == 0
         assert "Accuracy on the val split" in capsys.readouterr().out
-        records = [read_json(str(path)) for path in sorted((tmp_path / workers).rglob("metrics.json"))]
+        records = [read_json(str(path)) for path in sorted((tmp_path / count).rglob("metrics.json"))]
         found.append([record["results"]["val"]["accuracy"] for record in records])
     assert found[0] == found[1] and len(found[0]) == 2
     assert sweep.main([file, "--workers", "0"]) == 2
 
 
+@pytest.mark.usefixtures("small_world")
+def test_trainings_by_two_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The losses of one process, in the same folder; evaluations are not shared out."""
+    words = {"title": "Two", "protocol": "base2new", "datasets": ["tiny_shapes"], "seeds": [1]}
+    file, found = write(tmp_path / "table.yaml", methods=[{"trainer": "CoOp"}], **words), {}
+    for ranks in ("1", "2"):
+        argv = [file, *TINY, "OPTIM.MAX_EPOCH", "3", "--out", str(tmp_path / ranks), "--ranks", ranks]
+        assert sweep.main(argv) == 0
+        found[ranks] = {
+            path.parent.relative_to(tmp_path / ranks): read_json(str(path))
+            for path in (tmp_path / ranks).rglob("metrics.json")
+        }
+    assert found["1"].keys() == found["2"].keys()
+    assert sorted(record["world_size"] for record in found["2"].values()) == [1, 2]
+    for name, record in found["1"].items():
+        losses = [epoch["loss"] for epoch in record["history"]]
+        assert [epoch["loss"] for epoch in found["2"][name]["history"]] == pytest.approx(losses, rel=1e-4)
+    assert sweep.main([*argv[:-1], "1", "--dry-run"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-2:]] == ["done", "done"]
+
+
+def test_the_chain_by_two_processes_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trainings by torchrun with the images a step of one process; each evaluation by one."""
+    argv = ["configs/benchmarks/embedded_chain.yaml", "--dry-run", "--out", str(tmp_path), "--ranks", "2"]
+    assert sweep.main(argv) == 0
+    commands = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()[1:]]
+    trainings = [command for command in commands if "--eval-only" not in command]
+    assert len(trainings) == 4 and len(commands) == 14
+    for command in commands:
+        assert command.startswith("torchrun --nproc_per_node 2 " if command in trainings else "python ")
+    batches = [command.rpartition("OPTIM.GLOBAL_BATCH ")[2] for command in trainings]
+    assert batches == ["32", "32", "8", "8"]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--ranks", "0"), "--ranks must be 1 or more, but is 0"),
+        (("--ranks", "2", "--gpus", "0,1"), "--ranks and --gpus do not go together"),
+        (("--ranks", "3"), "3 processes cannot share 32 images a step evenly"),
+    ],
+)
+def test_mistakes_of_ranks(words: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep.main(["configs/benchmarks/embedded_chain.yaml", "--dry-run", *words]) == 2
+    assert text in capsys.readouterr().err
+
+
 def test_a_gpu_is_given_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
-    monkeypatch.setattr(jobs.subprocess, "Popen", lambda words, env, **_: started.append((words, env)))
-    jobs.ProcessWorker("3").start(jobs.Job(str(tmp_path), ("--trainer", "RPP")))
+    monkeypatch.setattr(workers.subprocess, "Popen", lambda words, env, **_: started.append((words, env)))
+    workers.ProcessWorker("3").start(jobs.Job(str(tmp_path), ("--trainer", "RPP")))
     ((words, env),) = started
     assert env["CUDA_VISIBLE_DEVICES"] == "3" and "--trainer" in words[-1]
 
@@ -233,6 +280,11 @@ def test_every_file_can_be_planned(path: Path, tmp_path: Path, capsys: pytest.Ca
         ("embedded_xd", "ZeroshotCLIP,RPP,tiny_digits", 4),
         ("embedded_dg", "MaPLe,tiny_source_warp", 2),
         ("embedded_pretrain", "POMP,tiny_counts", 2),
+        (
+            "embedded_chain",
+            "RPP,tiny_shapes",
+            8,
+        ),  # tables of 2, 2, 1 and 2, and the start
         ("embedded_fewshot", "RPP,tiny_textures", 3),  # with the prompts that one of them starts from
     ],
 )
