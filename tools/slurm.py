@@ -41,13 +41,13 @@ class Task:
 
     def _requeued_by(self, number: int, is_first: bool) -> int:
         requeue = signal.getsignal(number)  # submitit's own, which would end the first task in the middle of a step
-        came = False
+        came, works = False, True
 
         def end(*_: int | FrameType | None) -> None:
             nonlocal came
-            if is_first and not came:  # the others end after the same step
+            before, came = came, True
+            if is_first and works and not before:  # the others end after the same step
                 signal.raise_signal(signal.SIGINT)
-            came = True
 
         signal.signal(number, end)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # it may have been ignored
@@ -57,6 +57,7 @@ class Task:
             status = 128 + signal.SIGINT
         except SystemExit as ended:
             status = int(ended.code or 0)
+        works = False
         while status > 128 and not came:
             time.sleep(0.1)
         if not (came and status):
