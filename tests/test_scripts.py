@@ -230,7 +230,7 @@ def test_which_end_of_a_slurm_job_is_none(
         case "$*" in train.py*) case $(grep -c "^2,$RANK" {cluster}/calls) in {cases} esac ;; esac""",
     )
     job = sbatch("RPP", "1")
-    job.communicate(timeout=60)
+    job.communicate(timeout=200)
     calls = (cluster / "calls").read_text().splitlines()
     trainings = [f"2,{rank},{rank},2,localhost,20007,5,train.py --trainer RPP A b c" for rank in range(2)]
     tests = ",,,,,,6,-m tools.protocols pretrain RPP 1 --ranks 2"
