@@ -180,7 +180,8 @@ def test_a_sweep_hands_it_to_its_jobs(elsewhere: Path, capsys: pytest.CaptureFix
     job, *_ = sweep.plan_jobs(table, ("OPTIM.MAX_EPOCH", "1"), imports=["kin.rival"])
     worker = ProcessWorker()
     worker.start(job)
-    assert worker.process.wait() == 0, Path(job.output_dir, "error.txt").read_text()
+    (process,) = worker.processes
+    assert process.wait() == 0, Path(job.output_dir, "error.txt").read_text()
 
 
 def test_a_benchmark_file_imports_nothing(capsys: pytest.CaptureFixture[str]) -> None:
