@@ -80,7 +80,8 @@ class Shards:
         if broken:
             log.info(f"Note: {len(broken)} shards are left out: {first(broken)}")
         if not self.classes:
-            raise ValueError(f"the shards in {self.where} hold no image of the {len(self.wanted)} classes")
+            beside = " besides the test images, which are known by their names" if self.others else ""
+            raise ValueError(f"the shards in {self.where} hold no image of the {len(self.wanted)} classes{beside}")
         if len(self.classes) < len(self.wanted):
             log.info(f"Note: {self.where} has images of {len(self.classes)} of {len(self.wanted)} classes")
 
