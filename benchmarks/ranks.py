@@ -24,9 +24,9 @@ from benchmarks.common import arguments, classifier, images, machine, markdown
 from dassl import ranks
 from dassl.checkpoints import save_state
 from dassl.ranks import Ranks
-from trainers.losses import draw_candidates
 from trainers.method import Batch, Method
 from trainers.prompted_clip import PromptedCLIP
+from trainers.sampling import draw_candidates
 from trainers.step import add_gradients
 
 CLASSES, BATCH, SIZE = 10_450, 4, 2

@@ -28,8 +28,8 @@ from benchmarks.common import (
 )
 from configs import methods
 from trainers import PromptedCLIP
-from trainers.losses import AllClasses, SampledClasses, Sampling, draw_candidates
 from trainers.method import Batch
+from trainers.sampling import AllClasses, SampledClasses, Sampling, draw_candidates
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from benchmarks import common, eval, ledger, loader, memory, scale, scaling, ste
 from clip.model import CLIP
 from configs import methods
 from trainers import PromptedCLIP
-from trainers.losses import draw_candidates
 from trainers.method import Batch, Needs
+from trainers.sampling import draw_candidates
 from trainers.vpt import VPT
 
 SAMPLED = {"EPT": True, "UPDATE_CLASS_NUM": 6, "LOCAL_CORRECTION": True}

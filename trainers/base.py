@@ -19,9 +19,9 @@ from dassl.utils import log
 from .checkpoints import load_prompts
 from .features import ImageSets, cached_features, check_cacheable, zeroshot_line
 from .load import build_classifier, check_input, drop_other_sections, method_section
-from .losses import draw_candidates
 from .method import Batch, Method
 from .options import read_options
+from .sampling import draw_candidates
 from .step import add_gradients
 
 # The first loss scale; it doubles after 2000 steps without an overflow. PyTorch's own, 2^16, overflows in the first

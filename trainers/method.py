@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from clip import CLIP, Texts
 
 from .contexts import Context
-from .losses import AllClasses, SampledClasses, Sampling, top1
+from .losses import top1
 from .options import Options, check_options, option
 from .prompted_clip import PromptedCLIP, Prompts, Subset
+from .sampling import AllClasses, SampledClasses, Sampling
 
 __all__ = [
     "Batch",

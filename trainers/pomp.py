@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .coop import CoOp
-from .losses import CORRECTION_LOGS, Sampling
 from .method import Needs, option
+from .sampling import CORRECTION_LOGS, Sampling
 
 
 class POMP(CoOp):

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from clip import CLIP, LayerPrompt, PromptPlan
 
 from .contexts import check_depths, random_prompts
-from .losses import CORRECTION_LOGS, Sampling, distillation
 from .method import Batch, Context, Data, Method, Needs, PromptedCLIP, Prompts, classification_terms, option
-from .teacher import ZERO_SHOT_CLIP, TeacherOptions, build_teacher
+from .sampling import CORRECTION_LOGS, Sampling
+from .teacher import ZERO_SHOT_CLIP, TeacherOptions, build_teacher, distillation
 
 VIEWS = {"qkv": ("query", "key", "value"), "kv": ("key", "value"), "shared": ("prompt",)}
 

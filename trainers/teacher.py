@@ -1,7 +1,11 @@
-"""A frozen zero-shot CLIP as the source of soft labels and of features to stay near to."""
+"""A frozen zero-shot CLIP as the source of soft labels and of features to stay near to.
+
+Letters: B images, C classes, K candidate classes a step, E joint width.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,3 +77,18 @@ def check_templates(name: str, where: str, *more: str) -> None:
     """ValueError for an option TEMPLATES that is no template and names none; ``more``: names of a method's own."""
     if name not in (known := ("dataset", "ensemble", *more)) and "{}" not in name:
         raise ValueError(f"{where}.TEMPLATES must be {', '.join(known)} or a text with {{}}, got {name!r}")
+
+
+def distillation(student: Tensor, teacher: Tensor, temperature: float, masked: Tensor | None = None) -> Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)); logits (B, K), summed over classes, mean over images.
+
+    Columns that are ``masked`` (B, K) do not take part, whatever T is.
+    """
+    logs = []
+    for logits in (student, teacher):
+        scaled = logits / temperature
+        if masked is None:
+            logs.append(F.log_softmax(scaled, dim=1))
+        else:  # both logarithms become 0, so that neither the value nor the gradient sees -inf - (-inf)
+            logs.append(F.log_softmax(scaled.masked_fill(masked, -math.inf), dim=1).masked_fill(masked, 0.0))
+    return temperature**2 * F.kl_div(*logs, log_target=True, reduction="batchmean")

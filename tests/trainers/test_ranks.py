@@ -15,7 +15,7 @@ from dassl.utils import log
 from tests.clip.small import difference
 from tests.processes import SERVER, environment, free_port
 from trainers import PromptTrainer, load
-from trainers.losses import AllClasses, SampledClasses
+from trainers.sampling import AllClasses, SampledClasses
 
 from .world import CLASSNAMES, Settings, Swatches, config, in_double, options, randomise, save_clip
 

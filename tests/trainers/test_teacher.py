@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clip.clip import load_model
 from tests.clip.small import difference
+from trainers.teacher import distillation
 
 from . import plain
 from .world import CLASSNAMES, Make, Swatches, batch, losses, save_clip, terms
@@ -88,3 +91,26 @@ def test_class_features_are_computed_once(make: Make, monkeypatch: pytest.Monkey
     before = teacher.logits(batch()[0])
     monkeypatch.setattr(type(teacher.classifier.clip), "encode_text", None)
     assert torch.equal(teacher.logits(batch()[0]), before)
+
+
+@given(st.floats(0.3, 5.0), st.integers(2, 9), st.integers(0, 50))
+def test_distillation_is_a_divergence(temperature: float, classes: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    student, teacher = torch.randn(2, 4, classes, dtype=torch.float64) * 5
+    value = distillation(student, teacher, temperature)
+    assert torch.isclose(value, plain.kl_divergence(teacher, student, temperature), rtol=1e-9)
+    assert value > 0
+    assert distillation(teacher + 3, teacher, temperature).abs() < 1e-12  # the softmax does not see a shift
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 2.0, 1e6])
+def test_distillation_leaves_masked_columns_out(temperature: float) -> None:
+    """Value and gradient, whatever the temperature: a mask that were divided by it would come back at a high one."""
+    student, teacher = torch.randn(2, 3, 5, dtype=torch.float64)
+    student.requires_grad_()
+    masked = torch.zeros(3, 6, dtype=torch.bool).index_fill_(1, torch.tensor([5]), True)
+    wide = [torch.nn.functional.pad(logits, (0, 1), value=1e3) for logits in (student, teacher)]
+    found, expected = distillation(*wide, temperature, masked), distillation(student, teacher, temperature)
+    assert torch.isclose(found, expected, rtol=1e-9, atol=0)
+    gradients = [torch.autograd.grad(value, student)[0] for value in (found, expected)]
+    assert difference(*gradients) < 1e-9
