@@ -8,6 +8,7 @@ any of these is a model of its shapes with random weights, for measurements: not
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def load_frozen(name: str, path: str, precision: str) -> CLIP:
 
 def random_model(name: str, path: str = "") -> CLIP:
     """The shapes of a backbone, or of a weights file, and random weights; it knows all words."""
-    known, tag = (OPENAI_MODELS[name], "openai") if name in OPENAI_MODELS else split_tag(name)
+    known, tag = open_clip_name(name)
     if path or known not in open_clip.list_models():
         model = load_model(name, path)
         model.initialize_parameters()
@@ -118,6 +119,19 @@ def options(metadata: dict[str, str]) -> dict[str, object]:
 def split_tag(name: str) -> tuple[str, str]:
     model, _, tag = name.partition(":")
     return model, tag
+
+
+def open_clip_name(name: str) -> tuple[str, str]:
+    """open_clip's name and pretrained tag of a backbone."""
+    return (OPENAI_MODELS[name], "openai") if name in OPENAI_MODELS else split_tag(name)
+
+
+def published_sha256(name: str) -> str:
+    """Of a backbone's weights file: OpenAI's addresses have it as a folder. "" where none is published."""
+    model, tag = open_clip_name(name)
+    address = open_clip.get_pretrained_cfg(model, tag).get("url", "") if tag else ""
+    found = re.search(r"/([0-9a-f]{64})/", address)
+    return found.group(1) if found else ""
 
 
 def is_open_clip(name: str) -> bool:
@@ -149,7 +163,7 @@ def download(name: str, root: str | None) -> str:
 
     Raises ValueError for an unknown name, ConnectionError if it cannot be fetched.
     """
-    model, tag = (OPENAI_MODELS[name], "openai") if name in OPENAI_MODELS else split_tag(name)
+    model, tag = open_clip_name(name)
     config = open_clip.get_pretrained_cfg(model, tag) if tag else {}
     if not config:
         tags = open_clip.list_pretrained_tags_by_model(model)

@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 from dassl.data.datasets import DatasetBase, Datum, Table
 from dassl.utils import read_text
 
-from .checks import check_labels, describe, note_duplicate_names, note_short_classes
+from .checks import check_labels, describe, first, note_duplicate_names, note_short_classes, without_images
 from .fewshot import Picks, load_picks, note_pickles, rows_hash, save_picks, seeded
 from .splits import Item, Split, class_folders, folder_items, read_split, split_classes
 from .templates import ensemble
@@ -38,6 +38,8 @@ class ImageDataset(DatasetBase):
             super().__init__(train_x=train, val=val, test=test)
         except FileNotFoundError as error:
             hint = f"Looked in {image_dir}: is the archive unpacked completely, and into this folder?"
+            empty = without_images(item for items in (train, val, test) for item in items or ())
+            hint += f"\nNo image at all of {first(empty)}" if empty else ""
             raise FileNotFoundError(f"{type(self).__name__}: {error}\n{hint}") from error
 
     @property

@@ -1,10 +1,10 @@
 """Checks of what was found on disk: errors for what cannot work, notes on what one should know."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dassl.data.datasets import class_sizes, one_per_class
+from dassl.data.datasets import Datum, class_sizes, one_per_class
 
 from .splits import Item, Split
 
@@ -45,6 +45,13 @@ def check_labels(split: Split, source: str) -> None:
         raise ValueError(
             f"{source}: val or test images, but no training image, of {len(strays)} classes: {first(strays)}"
         )
+
+
+def without_images(items: Iterable[Datum]) -> list[str]:
+    """Names of the classes of which no image file is there."""
+    items = list(items)
+    there = {item.label for item in items if os.path.isfile(item.impath)}
+    return [*dict.fromkeys(item.classname for item in items if item.label not in there)]
 
 
 def note_duplicate_names(items: Sequence[Item]) -> None:

@@ -10,7 +10,7 @@ from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from dassl.utils import sha256_of
 
-from .base import Benchmark
+from .base import Benchmark, ImageDataset
 from .fewshot import fingerprint
 from .splits import Item, Split
 
@@ -37,22 +37,27 @@ def verify(name: str, root: str) -> list[Check]:
     """
     cfg = get_cfg_default()
     cfg.DATASET.NAME, cfg.DATASET.ROOT = name, root
-    dataset = DATASET_REGISTRY.get(name)(cfg)
     known = json.loads(FINGERPRINTS.read_text(encoding="utf-8"))[name]
+    return compare(DATASET_REGISTRY.get(name)(cfg), known)
+
+
+def compare(dataset: ImageDataset, known: dict) -> list[Check]:
+    """Of what is ``known`` of a data set: an entry of ``fingerprints.json``, or one like it."""
     return [*check_lists(dataset, known), *check_fewshot(dataset, known.get("fewshot", {}))]
 
 
-def check_lists(dataset: Benchmark, known: dict) -> list[Check]:
-    """Number of classes and images, the split file, the class names."""
+def check_lists(dataset: ImageDataset, known: dict) -> list[Check]:
+    """Number of classes and images, the class names, the template, the split file."""
     found = {
         "classes": dataset.num_classes,
         "train": len(dataset.train_x),
-        "val": len(dataset.val),
+        "val": len(dataset.val or ()),
         "test": len(dataset.test),
         "classnames_sha256": fingerprint(dataset.classnames),
+        "template": dataset.template,
     }
-    split_file = dataset.dataset_dir / getattr(dataset, "split_file", "")
     if "split_sha256" in known:
+        split_file = dataset.dataset_dir / dataset.split_file
         found["split_sha256"] = sha256_of(str(split_file)) if split_file.is_file() else "no split file"
     return [Check(what, str(found[what]), str(known[what])) for what in found if what in known]
 

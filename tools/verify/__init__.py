@@ -1,0 +1,1 @@
+"""Whether weights, data and machine give what is published: ``python -m tools.verify``."""
