@@ -56,11 +56,10 @@ def state(name: str, root: Path | None) -> tuple[str, str]:
     return WRONG if is_partial else ABSENT, f"no {', '.join(missing)} in {folder}"
 
 
-def inputs(name: str, root: Path | None, known: Mapping[str, Any], opts: Sequence[str]) -> list[Any]:
-    """What the verdicts on a data set depend on."""
+def stamp(name: str, root: Path | None) -> str:
+    """Of all files of a data set, or of those that render it; "" if there are none."""
     folder = RENDERERS if name in BUILT_IN else dataset_dir(name, root or Path())
-    files = stamp_of_folder(folder, OURS) if folder.is_dir() else ""
-    return [str(root), files, dict(known), [*opts]]
+    return stamp_of_folder(folder, OURS) if folder.is_dir() else ""
 
 
 def verify_data(name: str, root: Path | None, known: Mapping[str, Any], opts: Sequence[str]) -> Iterator[Verdict]:

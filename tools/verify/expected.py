@@ -56,7 +56,11 @@ def of_published(backbone: str) -> Expected:
     rows = {row.printed: row.name for row in methods().values()}
     zero_shot = {row.name for row in methods().values() if row.zero_shot}
     found: dict[str, dict[str, Accuracy]] = {}
-    printed = [one for one in published.load() if (one.backbone, one.metric) == (backbone, "accuracy")]
+    printed = [
+        one
+        for one in published.load()
+        if (one.backbone, one.metric) == (backbone, "accuracy") and one.dataset != "average"
+    ]
     for one in sorted(
         (one for one in printed if one.protocol in PROTOCOLS), key=lambda one: PROTOCOLS.index(one.protocol)
     ):

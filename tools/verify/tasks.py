@@ -35,6 +35,7 @@ class Plan:
     names: tuple[str, ...]
     no_weights: str = ""
     checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    stamps: dict[str, str] = field(default_factory=dict)
 
     @property
     def expected(self) -> Expected:
@@ -45,8 +46,11 @@ class Plan:
         return [stems()[name] for name in self.names if data.state(name, self.setup.root)[0] == OK]
 
     def files(self, name: str) -> list[Any]:
+        """What verdicts on a data set depend on; its files are looked at once."""
+        if name not in self.stamps:
+            self.stamps[name] = data.stamp(name, self.setup.root)
         known = self.expected.datasets.get(name, {})
-        return data.inputs(name, self.setup.root, known, self.setup.opts)
+        return [str(self.setup.root), self.stamps[name], dict(known), [*self.setup.opts]]
 
     def with_weights(self, more: Callable[[], Any] = list) -> list[Any]:
         """What everything that runs the backbone depends on, and more."""
