@@ -23,6 +23,7 @@ from dassl.engine import TRAINER_REGISTRY
 from tools import protocols, sweep
 from tools.data import __main__ as data
 from tools.results.__main__ import parse_args as parse_results
+from tools.verify.__main__ import parse_args as parse_verify
 from trainers import Method, register
 from trainers.method import Batch
 
@@ -69,6 +70,7 @@ def test_commands_parse_and_their_files_exist(words: list[str]) -> None:
             "tools.sweep": sweep.parse_args,
             "tools.results": parse_results,
             "tools.protocols": protocols.parse_args,
+            "tools.verify": parse_verify,
         }
         if parse := parsers.get(module):
             parse(argv)

@@ -20,11 +20,10 @@ from dassl.utils import read_json
 from tools.jobs import silence
 from trainers.load import ZERO_SHOT
 
-from .expected import Accuracy, Expected
+from .expected import Accuracy, Expected, protocol_of
 from .verdicts import OK, WRONG, Verdict, verdict
 
 TOLERANCE = 0.3  # points
-PRETRAINING = ("imagenet_21k",)  # prompts that are trained on it come from the settings of pretraining
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,7 @@ def verify_zeroshot(setup: Setup, name: str, dataset: str, wanted: Accuracy) -> 
 
 def verify_checkpoint(setup: Setup, method: str, path: Path, dataset: str, wanted: Accuracy) -> Verdict:
     """Prompts on the data set that they were trained on."""
-    protocol = "pretrain" if dataset in PRETRAINING else "xd"
-    arguments = setup.arguments(method, protocol, dataset)
+    arguments = setup.arguments(method, protocol_of(dataset), dataset)
     return setup.compare(f"{method} on {dataset}", wanted, arguments, "TRAINER.INIT_PROMPTS", str(path))
 
 

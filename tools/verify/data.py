@@ -11,7 +11,6 @@ from typing import Any
 from configs import ROOT as CONFIGS
 from dassl.config import merge_from_file, merge_from_list
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets import embedded
 from datasets.catalog import CATALOG
 from datasets.checks import first
 from datasets.imagenet import ImageNetShift, WordNetFolders, read_classnames
@@ -24,8 +23,7 @@ from trainers.load import default_config
 from .expected import stems
 from .verdicts import ABSENT, OK, WRONG, Verdict, absent, stamp_of_folder
 
-OURS = (INDEX_DIR, "split_fewshot", "__pycache__")  # folders that reading a data set leaves in it
-RENDERERS = Path(embedded.__file__).parent
+OURS = (INDEX_DIR, "split_fewshot")  # folders that reading a data set leaves in it
 FACTS = ("classes", "train", "val", "test", "classnames_sha256", "template")
 SAYS = {
     "classnames_sha256": "class names",
@@ -57,16 +55,18 @@ def state(name: str, root: Path | None) -> tuple[str, str]:
 
 
 def stamp(name: str, root: Path | None) -> str:
-    """Of all files of a data set, or of those that render it; "" if there are none."""
-    folder = RENDERERS if name in BUILT_IN else dataset_dir(name, root or Path())
-    return stamp_of_folder(folder, OURS) if folder.is_dir() else ""
+    """Of all files of a data set; "" if it has none."""
+    folder = None if name in BUILT_IN or root is None else dataset_dir(name, root)
+    return stamp_of_folder(folder, OURS) if folder and folder.is_dir() else ""
 
 
 def verify_data(name: str, root: Path | None, known: Mapping[str, Any], opts: Sequence[str]) -> Iterator[Verdict]:
     condition, why = state(name, root)
     if condition != OK:
-        advice = f"'python -m tools.data fetch {name}' gets it"
-        yield absent(name, why) if condition != WRONG else Verdict(WRONG, name, why, advice=advice)
+        yield Verdict(condition, name, why, advice=f"'python -m tools.data fetch {name}' gets it")
+        return
+    if not known:
+        yield absent(name, "nothing is known of it")
         return
     with contextlib.redirect_stdout(io.StringIO()):
         dataset = read(name, root, opts)
@@ -93,7 +93,7 @@ def summary(checks: Sequence[Check]) -> str:
     others = [says for what, says in SAYS.items() if what in found and what != "classes"]
     others += [f"{len(checks) - len(found)} few-shot picks"] if len(checks) > len(found) else []
     classes = [f"{int(found['classes']):,} classes"] if "classes" in found else []
-    return "; ".join(", ".join(some) for some in (classes, counts, others) if some) or "nothing is known of it"
+    return "; ".join(", ".join(some) for some in (classes, counts, others) if some)
 
 
 def read(name: str, root: Path | None, opts: Sequence[str]) -> Any:

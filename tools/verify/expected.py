@@ -19,6 +19,7 @@ from tools.results import published
 EMBEDDED = Path(__file__).with_name("embedded.json")
 # Where a printed number is looked for, in this order; they are the same zero-shot and source runs.
 PROTOCOLS = ("xd", "dg", "pretrain", "fewshot")
+PRETRAINING = ("imagenet_21k",)
 
 
 class Accuracy(NamedTuple):
@@ -51,23 +52,23 @@ class Expected:
         return path
 
 
+def protocol_of(source: str) -> str:
+    """The protocol whose prompts are trained on all classes of a data set."""
+    return "pretrain" if source in PRETRAINING else "xd"
+
+
 def of_published(backbone: str) -> Expected:
     """What papers print for a backbone, and what is known of its file and of the data sets."""
-    rows = {row.printed: row.name for row in methods().values()}
-    zero_shot = {row.name for row in methods().values() if row.zero_shot}
+    rows = {row.printed: row for row in methods().values()}
     found: dict[str, dict[str, Accuracy]] = {}
-    printed = [
-        one
-        for one in published.load()
-        if (one.backbone, one.metric) == (backbone, "accuracy") and one.dataset != "average"
-    ]
-    for one in sorted(
-        (one for one in printed if one.protocol in PROTOCOLS), key=lambda one: PROTOCOLS.index(one.protocol)
-    ):
-        name = rows.get(one.method, "")
-        is_own = one.dataset == one.source_dataset or (name in zero_shot and one.shots in ("", "0"))
-        if name and is_own:
-            found.setdefault(name, {}).setdefault(one.dataset, Accuracy(one.value, one.source))
+    printed = [one for one in published.load() if one.protocol in PROTOCOLS and one.method in rows]
+    for one in sorted(printed, key=lambda one: PROTOCOLS.index(one.protocol)):
+        row = rows[one.method]
+        if (one.backbone, one.metric) != (backbone, "accuracy") or one.dataset == "average":
+            continue
+        is_home = one.dataset == one.source_dataset and row.recipe(protocol_of(one.dataset), one.dataset, 16)
+        if is_home or (row.zero_shot and one.shots in ("", "0")):
+            found.setdefault(row.name, {}).setdefault(one.dataset, Accuracy(one.value, one.source))
     return Expected(backbone, "", published_sha256(backbone), {}, read_json(str(FINGERPRINTS)), found)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import PIL
 import torch
 import torchvision
 
+from configs import ROOT as CONFIGS
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import sha256_of
 from datasets.catalog import CATALOG
 from tools.data.commands import BUILT_IN
 from trainers.load import ZERO_SHOT
@@ -21,10 +23,23 @@ from trainers.load import ZERO_SHOT
 from . import data, speed
 from .accuracy import Setup, verify_checkpoint, verify_images, verify_zeroshot
 from .expected import Accuracy, Expected, stems
-from .verdicts import OK, WRONG, Task, Verdict, absent, stamp_of_file, stamp_of_folder
+from .verdicts import OK, WRONG, Task, Verdict, absent, digest_of, stamp_of_file, stamp_of_folder
 from .weights import verify_weights
 
 VERSIONS = [torch.__version__, torchvision.__version__, PIL.__version__, numpy.__version__]
+CODE = ("benchmarks", "clip", "configs", "dassl", "datasets", "trainers", "tools/verify")
+
+
+@cache
+def code() -> str:
+    """Digest of what computes: another version of it may find something else."""
+    paths = [
+        path
+        for top in CODE
+        for suffix in ("py", "yaml", "json")
+        for path in (CONFIGS.parent / top).rglob(f"*.{suffix}")
+    ]
+    return digest_of([[str(path), sha256_of(str(path))] for path in sorted(paths)])
 
 
 @dataclass(frozen=True)
@@ -50,12 +65,12 @@ class Plan:
         if name not in self.stamps:
             self.stamps[name] = data.stamp(name, self.setup.root)
         known = self.expected.datasets.get(name, {})
-        return [str(self.setup.root), self.stamps[name], dict(known), [*self.setup.opts]]
+        return [str(self.setup.root), self.stamps[name], dict(known), [*self.setup.opts], code()]
 
     def with_weights(self, more: Callable[[], Any] = list) -> list[Any]:
         """What everything that runs the backbone depends on, and more."""
         file = self.no_weights or stamp_of_file(self.setup.weights)
-        return [file, self.expected.backbone, [*self.setup.opts], VERSIONS, speed.device_name(), more()]
+        return [file, self.expected.backbone, [*self.setup.opts], VERSIONS, code(), speed.device_name(), more()]
 
     # Tasks ------------------------------------------------------------------------------------------------------------
 
