@@ -65,7 +65,8 @@ class Setup:
         found = f"{result['accuracy']:.2f} % of {result['total']:,} images, {record['seconds']['test']:.0f} s"
         expected = f"{wanted.value:.2f} ± {TOLERANCE} % ({wanted.source})"
         state = OK if abs(result["accuracy"] - wanted.value) <= TOLERANCE else WRONG
-        return Verdict(state, what, found, expected, hint(result["per_class"], folder / "cmat.pt"))
+        advice = hint(result["per_class"], folder / "cmat.pt") or f"its log is in {folder}"
+        return Verdict(state, what, found, expected, advice)
 
 
 def verify_zeroshot(setup: Setup, name: str, dataset: str, wanted: Accuracy) -> Verdict:

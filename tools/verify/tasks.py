@@ -23,7 +23,7 @@ from trainers.load import ZERO_SHOT
 from . import data, speed
 from .accuracy import Setup, verify_checkpoint, verify_images, verify_zeroshot
 from .expected import Accuracy, Expected, stems
-from .verdicts import OK, WRONG, Task, Verdict, absent, digest_of, stamp_of_file, stamp_of_folder
+from .verdicts import ABSENT, OK, WRONG, Task, Verdict, absent, digest_of, stamp_of_file, stamp_of_folder
 from .weights import verify_weights
 
 VERSIONS = [torch.__version__, torchvision.__version__, PIL.__version__, numpy.__version__]
@@ -89,7 +89,10 @@ class Plan:
             yield Task("data", name, partial(self.files, name), work)
 
     def zeroshot(self) -> Iterator[Task]:
+        """Of what is there; that others are not, their data's line says."""
         for name in self.names:
+            if data.state(name, self.setup.root)[0] == ABSENT:
+                continue
             wanted = self.expected.accuracies.get(ZERO_SHOT, {}).get(stems()[name])
             inputs = partial(self.with_weights, lambda name=name, wanted=wanted: [self.files(name), wanted])
             yield self.task("zeroshot", name, inputs, partial(self.zeroshot_of, name, wanted))

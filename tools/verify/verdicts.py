@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from dassl.utils import is_user_error, read_json, reading, write_json
 
 OK, WRONG, ABSENT = "ok", "WRONG", "not here"
+DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # whole in the state file, in a line as far as people compare
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Verdict:
     def line(self, part: str) -> str:
         expected = f", expected {self.expected}" if self.expected and self.state != OK else ""
         advice = f"; {self.advice}" if self.advice and self.state != OK else ""
-        return f"{self.state:<8}  {part:<11}  {self.what}: {self.found}{expected}{advice}"
+        return DIGEST.sub(r"\1...", f"{self.state:<8}  {part:<11}  {self.what}: {self.found}{expected}{advice}")
 
 
 def verdict(what: str, found: object, expected: object, advice: str = "") -> Verdict:
