@@ -174,6 +174,8 @@ def test_weights_that_cannot_be_had(
     words = ("TinyPrint", "--expect", tmp_path / "expect.json", "--out", tmp_path, "--only", *PARTS)
     status, lines = verify(capsys, *words)
     assert status == 0
+    assert main([*map(str, words), "--record", str(tmp_path / "new.json")]) == 2
+    assert not (tmp_path / "new.json").exists()
     assert {(state, part) for state, part, _ in lines} == {(ABSENT, part) for part in PARTS if part != "data"} | {
         (OK, "data")
     }
@@ -226,6 +228,7 @@ def test_a_file_that_changes_is_another_input(tmp_path: Path) -> None:
     assert verdicts.stamp_of_folder(tmp_path, ["split_fewshot"]) == stamps[0]
     (tmp_path / "in/x.jpg").write_text("12")
     stamps.append(verdicts.stamp_of_folder(tmp_path, ["split_fewshot"]))
+    (tmp_path / "nowhere").symlink_to("gone")
     (tmp_path / "y.json").rename(tmp_path / "z.json")
     stamps.append(verdicts.stamp_of_folder(tmp_path, ["split_fewshot"]))
     assert len({*stamps}) == 3

@@ -39,14 +39,19 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--backbone", default="", help="CLIP model (default: ViT-B/16; tiny without --root)")
     parser.add_argument("--weights", default="", help="its file, if it is not to be looked for or downloaded")
     parser.add_argument(
-        "--checkpoints", nargs="+", default=[], metavar="FOLDER | METHOD=PATH",
+        "--checkpoints",
+        nargs="+",
+        default=[],
+        metavar="FOLDER | METHOD=PATH",
         help="published prompts; in a folder each file or folder is named after its method",
-    )  # fmt: skip
+    )
     parser.add_argument("--expect", type=Path, metavar="FILE", help="JSON file of what is expected instead")
     parser.add_argument(
-        "--record", type=Path, metavar="FILE",
+        "--record",
+        type=Path,
+        metavar="FILE",
         help="write what is found here, to be expected elsewhere (--expect): weights, data sets, zero-shot accuracy",
-    )  # fmt: skip
+    )
     parser.add_argument("--only", nargs="+", default=[], choices=PARTS, help="parts")
     parser.add_argument("--out", type=Path, default=Path("output/verify"), help="for runs and what was verified")
     parser.add_argument("--opts", nargs="+", default=[], help="KEY VALUE pairs that change the config of all runs")
@@ -80,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
     setup = Setup(wanted, root, weights, out, tuple(args.opts))
     with sole_user_of(str(out)):
         if args.record:
+            if problem:
+                raise ConnectionError(problem)
             record(setup, names, args.record)
             return 0
         plan = Plan(setup, names, problem, checkpoints)

@@ -82,8 +82,8 @@ class Memory:
         if path.is_file():
             content = read_json(str(path))
             with reading(str(path), "the state of tools.verify", "delete it, and everything is verified anew"):
-                self.tasks = {key: {"inputs": one["inputs"], "verdicts": [Verdict(**v) for v in one["verdicts"]]}
-                              for key, one in content.items()}  # fmt: skip
+                for key, one in content.items():
+                    self.tasks[key] = {"inputs": one["inputs"], "verdicts": [Verdict(**v) for v in one["verdicts"]]}
 
     def recall(self, task: Task, digest: str) -> list[Verdict]:
         """Verdicts of an earlier run with the same inputs in which nothing was wrong; else none."""
@@ -96,8 +96,8 @@ class Memory:
             self.tasks[task.key] = {"inputs": digest, "verdicts": verdicts}
         else:
             self.tasks.pop(task.key, None)
-        write_json({key: one | {"verdicts": [asdict(v) for v in one["verdicts"]]} for key, one in self.tasks.items()},
-                   str(self.path))  # fmt: skip
+        plain = {key: one | {"verdicts": [*map(asdict, one["verdicts"])]} for key, one in self.tasks.items()}
+        write_json(plain, str(self.path))
 
 
 def digest_of(inputs: Any) -> str:
@@ -137,7 +137,10 @@ def stamp_of_folder(folder: Path, without: Sequence[str] = ()) -> str:
                 folders[:] = [name for name in folders if name not in without]
             folders.sort()
             for name in sorted(files):
-                status = os.stat(os.path.join(path, name), follow_symlinks=os.path.exists(os.path.join(path, name)))
+                try:
+                    status = os.stat(os.path.join(path, name))
+                except FileNotFoundError:  # a link to nowhere, of which the reader will tell
+                    continue
                 digest.update(f"{path}\t{name}\t{status.st_size}\t{status.st_mtime_ns}\n".encode())
             bar.update(len(files))
     return digest.hexdigest()

@@ -52,8 +52,11 @@ def verify_weights(path: Path, expected: Expected) -> Iterator[Verdict]:
 
 def verify_shapes(weights: Mapping[str, Tensor], backbone: str) -> Verdict:
     """Against the architecture that goes by the name."""
-    own = {key: value for key, value in random_model(backbone).state_dict().items()
-           if key in weights or not key.endswith("num_batches_tracked")}  # fmt: skip
+    own = {
+        key: value
+        for key, value in random_model(backbone).state_dict().items()
+        if key in weights or not key.endswith("num_batches_tracked")
+    }
     wanted = f"the {len(own)} tensors of {backbone}"
     return verdict("shapes", misfits(own, weights) or wanted, wanted, "the file is of another backbone (--backbone)")
 
