@@ -95,7 +95,7 @@ class PromptedCLIP(nn.Module):
     def _forget(self) -> None:
         """Drop what was encoded once: class features by the tensors of a plan, and of hand-written templates."""
         self._kept: dict[tuple[tuple[int, int], ...], tuple[PromptPlan | None, Tensor]] = {}
-        self._handwritten: dict[tuple[bool | str, ...], Tensor] = {}
+        self._handwritten: dict[tuple[tuple[bool, bool] | str, ...], Tensor] = {}
 
     def _apply(self, *args: object, **kwargs: object) -> PromptedCLIP:
         """``to``, ``double``, ``cuda``: what was encoded does not move along."""
@@ -222,18 +222,25 @@ class PromptedCLIP(nn.Module):
             plan = plan.select(self.ranks.mine(index))
         return self.ranks.all_rows(unit(self.clip.encode_text(texts, plan, self.memory_gb)), len(index))
 
-    def zeroshot(self, templates: Sequence[str] = (), classes: Subset | None = None, unit_each: bool = True) -> Tensor:
+    def zeroshot(
+        self,
+        templates: Sequence[str] = (),
+        classes: Subset | None = None,
+        unit_each: bool = True,
+        unit_mean: bool = True,
+    ) -> Tensor:
         """(C, E) or (K, E) unit-norm class features of hand-written templates, without any: the data set's own.
 
-        The mean over templates, of unit-norm features or (``unit_each`` false) of those that leave CLIP. Computed once,
-        and not under autocast.
+        The mean over templates, of unit-norm features or (``unit_each`` false) of those that leave CLIP; without
+        ``unit_mean`` as long as it is. Computed once, and not under autocast.
         """
-        key = (unit_each, *(templates or (self.template,)))
+        key = ((unit_each, unit_mean), *(templates or (self.template,)))
         if key not in self._handwritten:
             off = torch.autocast(self.device.type, enabled=False)
             with torch.inference_mode(False), torch.no_grad(), off:
                 features = (self._encode_template(template) for template in key[1:])
-                self._handwritten[key] = unit(sum(map(unit if unit_each else at_least_fp32, features)))
+                total = sum(map(unit if unit_each else at_least_fp32, features))
+                self._handwritten[key] = unit(total) if unit_mean else total / (len(key) - 1)
         features = self._handwritten[key]
         return features if classes is None else features[classes.index]
 

@@ -29,6 +29,7 @@ DOCUMENTED = {
     "ProGrad": {"N_CTX": 3, "CTX_INIT": ""},
     "KgCoOp": {"N_CTX": 3, "CTX_INIT": ""},
     "TCP": {"N_CTX": 3, "LAYER": 2},
+    "TaskRes": {},
     "TipAdapterF": {},
     "CLIPAdapter": {},
     "MaPLe": {"N_CTX": 2, "PROMPT_DEPTH": 2},
@@ -53,6 +54,7 @@ def documented_keys(method: str) -> dict[str, tuple[int, ...]]:
         "ProGrad": {"ctx": (3, TEXT_WIDTH)},
         "KgCoOp": {"ctx": (3, TEXT_WIDTH)},
         "CLIPAdapter": {"fc.0.weight": (EMBED // 4, EMBED), "fc.2.weight": (EMBED, EMBED // 4)},
+        "TaskRes": {"residual": (6, EMBED)},
         "TipAdapterF": {"keys": (24, EMBED), "label": (24,), "strength": (2,)},
         "TCP": {
             "ctx": (3, TEXT_WIDTH),

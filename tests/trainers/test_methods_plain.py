@@ -1,4 +1,4 @@
-"""Each method against its equations in ``plain.py``: logits, loss, gradients, ten steps of SGD."""
+"""Each method against its equations in ``plain*.py``: logits, loss, gradients, ten steps of SGD."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import configs
 from tests.clip.small import LAYERS, difference
 from trainers import PromptTrainer
 
-from . import plain
+from . import plain, plain_features, plain_losses
 from .family import write_checkpoint
 from .plain import PHRASE
 from .world import CLASSNAMES, METHODS, SAMPLING, Make, batch, in_double, learnable, losses, randomise
 
 State = dict[str, Tensor]
+PLAIN = {**vars(plain), **vars(plain_features), **vars(plain_losses)}
 
 
 def case_of(trainer: PromptTrainer) -> plain.Case:
@@ -29,24 +30,24 @@ def case_of(trainer: PromptTrainer) -> plain.Case:
 
 def logits(trainer: PromptTrainer, state: State, image: Tensor) -> Tensor:
     """The plain logits of the trainer's method and settings, with the learnable tensors ``state``."""
-    return getattr(plain, type(trainer).__name__.lower())(case_of(trainer), state, image)
+    return PLAIN[type(trainer).__name__.lower()](case_of(trainer), state, image)
 
 
 def plain_terms(trainer: PromptTrainer, state: State, image: Tensor, label: Tensor) -> plain.Terms:
     """The plain loss terms; the classes that a step draws are drawn first of all."""
     drawn = torch.randperm(len(CLASSNAMES))[: max(getattr(trainer.options, "UPDATE_CLASS_NUM", 0) - 1, 0)]
-    loss = getattr(plain, f"{type(trainer).__name__.lower()}_loss", plain.default_loss)
+    loss = PLAIN.get(f"{type(trainer).__name__.lower()}_loss", plain_losses.default_loss)
     return loss(case_of(trainer), state, image, logits(trainer, state, image), label, drawn)
 
 
 def plain_gradients(trainer: PromptTrainer, terms: plain.Terms, learned: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    gradients = getattr(plain, f"{type(trainer).__name__.lower()}_gradients", plain.default_gradients)
+    gradients = PLAIN.get(f"{type(trainer).__name__.lower()}_gradients", plain_losses.default_gradients)
     return gradients(case_of(trainer), terms, learned)
 
 
 @pytest.mark.parametrize("name", configs.methods())
 def test_every_row_of_the_table_has_a_plain_computation(name: str) -> None:
-    assert callable(getattr(plain, name.lower(), None)), f"give {name} a function {name.lower()} in {plain.__name__}"
+    assert callable(PLAIN.get(name.lower())), f"give {name} a function {name.lower()} in {plain.__name__}"
 
 
 def compare(trainer: PromptTrainer, dtype: torch.dtype, tolerance: float, gradient_tolerance: float) -> None:
@@ -121,6 +122,7 @@ CASES = [
     ("ProGrad", {"N_CTX": 6, "CTX_INIT": PHRASE}),
     ("KgCoOp", {**RANDOM, "W": 0.5, "TEMPLATES": "ensemble", "CLASS_TOKEN_POSITION": "middle"}),
     ("CLIPAdapter", {"RATIO": 0.6, "REDUCTION": 3, "TEMPLATES": "ensemble"}),
+    ("TaskRes", {"ALPHA": 1.5, "TEMPLATES": "ensemble"}),
     ("TipAdapterF", {"PASSES": 2, "ALPHA": 2.0, "BETA": 0.7, "TEMPLATES": "ensemble"}),
     ("TCP", {"N_CTX": 1, "LAYER": LAYERS, "TEXT": "{} texture.", "TEMPLATES": "ensemble"}),
     ("TCP", {"N_CTX": 3, "LAYER": 2, "TEXT": "swatch of {}, a type of art", "W": 0.5}),

@@ -14,8 +14,7 @@ from tests.clip.small import difference
 from trainers import PromptTrainer
 from trainers.prompted_clip import unit
 
-from . import plain
-from .test_methods_plain import case_of
+from .test_methods_plain import logits
 from .world import CLASSNAMES, TRAINING_FREE, Make, Swatches, batch, equal, in_double, learnable, randomise, state
 
 BOTH = pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF"])
@@ -54,8 +53,7 @@ def test_equations_in_double(name: str, make: Make) -> None:
     trainer = randomise(in_double(make(name)))
     image = batch(dtype=torch.float64)[0]
     with torch.no_grad():
-        expected = getattr(plain, name.lower())(case_of(trainer), learnable(trainer), image)
-        assert difference(trainer.model(image), expected) < 1e-9
+        assert difference(trainer.model(image), logits(trainer, learnable(trainer), image)) < 1e-9
 
 
 @BOTH
