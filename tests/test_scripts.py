@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -203,7 +204,8 @@ def interpreter(folder: Path, text: str) -> None:
 def sbatch(*words: str) -> subprocess.Popen[str]:
     env = {name: value for name, value in os.environ.items() if name not in ("DATA", "PYTHON", "WORLD_SIZE")}
     command = ["sbatch", "scripts/pretrain.slurm", *words]
-    return subprocess.Popen(command, env=env, cwd=SCRIPTS.parent, text=True, stderr=subprocess.PIPE)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in the background would leave it ignored
+    return subprocess.Popen(command, env=env, cwd=SCRIPTS.parent, text=True, stderr=subprocess.PIPE, preexec_fn=heard)
 
 
 @pytest.mark.parametrize(
