@@ -53,7 +53,7 @@ def test_bars_have_our_means_and_intervals(plotted: Path):
     from tools.results.plots import bars
 
     (table,) = [table for table in build(read_runs([plotted])) if table.protocol == "base2new"]
-    axes = next(axes for axes in bars([table]).axes if axes.get_title() == "dtd")
+    axes = next(axes for axes in bars([table]).axes if axes.get_title() == "DTD")
     maple = next(one for one in axes.containers if one.get_label() == "MaPLe")
     bases, news, hs = (bar.get_height() for bar in maple)
     assert (bases, news, hs) == pytest.approx((81.5, 71.5, 2 * 81.5 * 71.5 / 153))
@@ -65,7 +65,7 @@ def test_curve_over_shots_has_our_means(plotted: Path):
     from tools.results.plots import curves
 
     figure = curves(read_runs([plotted]), "shots")
-    (panel,) = [axes for axes in figure.axes if axes.get_title() == "dtd"]
+    (panel,) = [axes for axes in figure.axes if axes.get_title() == "DTD"]
     ours = {tuple(line.get_xdata()): [*line.get_ydata()] for line in panel.get_lines() if line.get_marker() == "o"}
     assert ours == {(1, 4): [52.5, 55.5]}
 
@@ -96,8 +96,8 @@ def test_curves_of_two_grids_are_a_line_each(two_grids: Path):
     from tools.results.plots import curves
 
     runs = read_runs([two_grids])
-    assert points(curves(runs, "depth"), "dtd") == {"MaPLe": [(1, 53), (3, 55), (9, 61)]}
-    assert points(curves(runs, "length"), "dtd") == {"MaPLe": [(2, 61), (4, 63), (8, 67)]}
+    assert points(curves(runs, "depth"), "DTD") == {"MaPLe": [(1, 53), (3, 55), (9, 61)]}
+    assert points(curves(runs, "length"), "DTD") == {"MaPLe": [(2, 61), (4, 63), (8, 67)]}
 
 
 def test_curves_of_two_recipes_keep_their_names(two_grids: Path):
@@ -108,7 +108,7 @@ def test_curves_of_two_recipes_keep_their_names(two_grids: Path):
         where = f"dtd/shots_16/MaPLe/long-prompt_depth_{depth}/seed1"
         make_run(two_grids / "base2new/train_base" / where, 80.0, config, subsample_classes="base")
         make_run(two_grids / "base2new/test_new" / where, 80.0, config, subsample_classes="new", eval_only=True)
-    assert points(curves(read_runs([two_grids]), "depth"), "dtd") == {
+    assert points(curves(read_runs([two_grids]), "depth"), "DTD") == {
         "MaPLe long-prompt_depth_1": [(1, 80), (3, 80)],
         "MaPLe vit_b16_c2_ep5_batch4_2ctx": [(1, 53), (3, 55), (9, 61)],
     }

@@ -307,6 +307,32 @@ def test_markdown_and_latex_parse_back(small: Path, capsys: pytest.CaptureFixtur
     assert r"RPP a\_b|c\&d" in text and r"\textbf{" in text
 
 
+def test_latex_is_a_table_with_rules_caption_and_label(small: Path, capsys: pytest.CaptureFixture):
+    make_pair(small, 75.0, 75.0, 1, trainer="RPP", dataset="EuroSAT")
+    assert main([str(small), "--format", "latex"]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    rules = [line for line in lines if line.endswith("rule")]
+    assert rules == [
+        r"\toprule",
+        r"\midrule",
+        r"\midrule",
+        r"\midrule",
+        r"\bottomrule",
+    ]  # header, DTD, EuroSAT, average
+    assert lines[0].startswith(r"\begin{table}") and lines[-1] == r"\end{table}"
+    assert any(line.startswith(r"\caption{Base-to-new generalization, ViT-B/16, 16 shots.") for line in lines)
+    assert r"\label{tab:base-to-new-generalization-vit-b-16-16-shots}" in lines
+    assert {line.split(" & ")[0] for line in lines if line.endswith(r"\\")} == {"data set", "DTD", "EuroSAT", "Average"}
+
+
+@pytest.mark.parametrize("name", ["table.docx", "figure.png"])
+def test_out_with_an_unknown_ending_is_refused(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture, name: str):
+    assert main([str(small), "--out", str(tmp_path / name)]) == 2
+    assert "an ending out of .txt, .csv, .json, .md, .tex" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+    assert main([str(small), "--out", str(tmp_path / name), "--format", "csv"]) == 0
+
+
 def test_out_picks_the_format_by_its_ending(small: Path, tmp_path: Path):
     assert main([str(small), "--out", str(tmp_path / "t.json")]) == 0
     assert len(json.loads((tmp_path / "t.json").read_text())) == 6

@@ -1,8 +1,8 @@
 """Result tables, plots and comparisons with published numbers, from the ``metrics.json`` of every run below a folder.
 
 Read in this order: ``runs`` (a run and what it belongs to), ``sample`` (mean, interval, verdict), ``rows``
-and ``tables`` (protocols), ``published`` and ``comparison`` (what papers print), ``render`` (formats), ``plots``,
-``report`` (the command).
+and ``tables`` (protocols), ``published`` and ``comparison`` (what papers print), ``names`` and ``render`` (formats),
+``style``, ``curves`` and ``plots`` (figures), ``report`` (the command).
 """
 
 TABLES = ("base2new", "fewshot", "xd", "dg", "pretrain")

@@ -6,7 +6,7 @@ python -m tools.results output --format csv > results.csv       # one line for e
 python -m tools.results output --commands                       # the config and the command behind every number
 python -m tools.results output --compare RPP POMP               # differences, paired over seeds
 python -m tools.results output --per-class MaPLe CoCoOp --dataset dtd
-python -m tools.results output --plot shots --out shots.pdf
+python -m tools.results output --plot shots --out shots.pdf   # as wide as a column or a page, fonts inside
 python -m tools.results output/dtd/CoOp/vit_b16_16shots --test-log   # mean and deviation over seeds
 """
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tabulate import tabulate
 
+from .names import printed
 from .rows import Key, Result, Table, column_place
 from .runs import Run
 
@@ -20,6 +22,8 @@ LEGEND = (
     "below: our interval has the published value inside or lies above or below it; -: unknown, or one seed only. "
     "(n): an average over n data sets only, fewer than another method's."
 )
+_INTERVAL = " ±: half of the 95 % interval over seeds."
+_NARROW = 6  # columns of a table that fits into one of the page's two
 _LATEX = {letter: f"\\{letter}" for letter in "&%_#${}"}
 _LATEX |= {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}", "±": r"$\pm$"}
 
@@ -73,10 +77,24 @@ def _markdown(grid: Grid) -> str:
 
 
 def _latex(grid: Grid) -> str:
-    rows = [[_escape(value) for value in row] for row in _shown(grid)]
-    escaped = replace(grid, header=[_escape(name) for name in grid.header], rows=rows)
-    body = _tabulate(escaped, _shown(escaped, r"\textbf{{{}}}"), "latex_raw")
-    return f"% {grid.title}\n{body}"
+    """A table with booktabs' rules, one between data sets; wide ones run over both columns of the page."""
+    escaped = replace(grid, rows=[[_escape(value) for value in row] for row in _shown(grid)])
+    lines = [" & ".join(row) + r" \\" for row in _shown(escaped, r"\textbf{{{}}}")]
+    for place in range(len(lines) - 1, 0, -1):
+        if grid.header[0] == "data set" and grid.rows[place][0] != grid.rows[place - 1][0]:
+            lines.insert(place, r"\midrule")
+    float_ = "table*" if len(grid.header) > _NARROW else "table"
+    interval = _INTERVAL if any("$\\pm$" in line for line in lines) else ""
+    header = " & ".join(map(_escape, grid.header)) + r" \\"
+    body = "\n".join(f"    {line}" for line in (r"\toprule", header, r"\midrule", *lines, r"\bottomrule"))
+    return rf"""\begin{{{float_}}} % \usepackage{{booktabs}}
+  \centering
+  \caption{{{_escape(grid.title)}.{_escape(interval)}}}
+  \label{{tab:{re.sub("[^a-z0-9]+", "-", grid.title.lower()).strip("-")}}}
+  \begin{{tabular}}{{{"l" * grid.labels}{"r" * (len(grid.header) - grid.labels)}}}
+{body}
+  \end{{tabular}}
+\end{{{float_}}}"""
 
 
 def _escape(text: str) -> str:
@@ -94,8 +112,8 @@ def _shown(grid: Grid, bold: str = "{}") -> list[list[str]]:
 # The papers' layout
 
 
-def paper_grid(table: Table) -> Grid:
-    """Rows of ours, published, difference for each method; the best of ours in bold."""
+def paper_grid(table: Table, named: Callable[[str], str] = str) -> Grid:
+    """Rows of ours, published, difference for each method; the best of ours in bold. ``named`` names data sets."""
     places = table.places()
     if table.protocol in BY_DATASET:
         columns = sorted({column for _, column in places}, key=column_place)
@@ -103,10 +121,10 @@ def paper_grid(table: Table) -> Grid:
         labels = ["data set", "method", ""]
         headings = [_shots(column) if column.isdecimal() else column for column in columns]
     else:
-        blocks, labels, headings = [places], ["method", ""], [heading(place, table) for place in places]
-    grid = Grid(table.title, labels + headings, [], len(labels))
+        blocks, labels, headings = [places], ["method", ""], [heading(place, table, named) for place in places]
+    grid = Grid(printed_title(table, named), labels + headings, [], len(labels))
     for block in blocks:
-        _add_block(grid, table, block)
+        _add_block(grid, table, block, named)
     return grid
 
 
@@ -114,13 +132,18 @@ def _shots(number: str) -> str:
     return f"{number} shot" if number == "1" else f"{number} shots"
 
 
-def heading(key: Key, table: Table) -> str:
+def heading(key: Key, table: Table, named: Callable[[str], str] = str) -> str:
     dataset, column = key
-    name = f"{dataset} {column}" if column == "average" else dataset
+    name = f"{named(dataset)} {column}" if column == "average" else named(dataset)
     return f"{name} (source)" if dataset == table.source_dataset else name
 
 
-def _add_block(grid: Grid, table: Table, places: list[Key]) -> None:
+def printed_title(table: Table, named: Callable[[str], str] = printed) -> str:
+    source = table.source_dataset
+    return table.title.replace(source, named(source)) if source else table.title
+
+
+def _add_block(grid: Grid, table: Table, places: list[Key], named: Callable[[str], str]) -> None:
     sign = "+" if table.differences else ""
     compared = any(result.published for row in table.rows.values() for result in row.values())
     widest = {
@@ -131,7 +154,7 @@ def _add_block(grid: Grid, table: Table, places: list[Key]) -> None:
         results = [row.get(place) for place in places]
         if not any(results):
             continue
-        names = [places[0][0], method] if table.protocol in BY_DATASET else [method]
+        names = [named(places[0][0]), method] if table.protocol in BY_DATASET else [method]
         best = [number for number, result in enumerate(results) if result and result.rank == 1]
         grid.best |= {(len(grid.rows), grid.labels + number) for number in best}  # ours is the first line
         grid.rows += [[*names, kind, *texts] for kind, texts in _lines(results, [*widest.values()], compared, sign)]

@@ -12,6 +12,7 @@ from dassl.utils import atomic_write
 
 from . import seeds
 from .comparison import with_other_methods
+from .names import printed
 from .paired import difference_table, sentences
 from .per_class import per_class_grids
 from .render import LEGEND, Grid, command_grids, paper_grid, record_grid, render
@@ -19,20 +20,29 @@ from .rows import Table
 from .runs import Run, read_runs
 from .tables import build
 
-ENDINGS = {".csv": "csv", ".json": "json", ".md": "markdown", ".tex": "latex"}
+ENDINGS = {"": "text", ".txt": "text", ".csv": "csv", ".json": "json", ".md": "markdown", ".tex": "latex"}
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.plot:
+        return plot(args)
+    form = args.format or form_of(args.out)
     runs = chosen_runs(args)
     if args.test_log:
         return write(seeds.report(runs, args.keyword, args.ci95), args.out)
-    if args.plot:
-        return plot(runs, args)
-    form = args.format or ENDINGS.get(args.out.suffix if args.out else "", "text")
     if args.compare:
         return write(compared(chosen_tables(runs, args), args.compare, form), args.out)
     text = render(chosen_grids(runs, args, form), form)
     write(text + (f"\n{LEGEND}\n" if form == "text" and not (args.commands or args.per_class) else ""), args.out)
+
+
+def form_of(path: Path | None) -> str:
+    """The format of a file's ending; ``ValueError`` for an unknown one."""
+    ending = path.suffix.lower() if path else ""
+    if ending not in ENDINGS:
+        known = ", ".join(filter(None, ENDINGS))
+        raise ValueError(f'what is "{path}" to be? Choose an ending out of {known}, or --format; figures need --plot')
+    return ENDINGS[ending]
 
 
 def chosen_runs(args: argparse.Namespace) -> list[Run]:
@@ -65,7 +75,9 @@ def chosen_grids(runs: list[Run], args: argparse.Namespace, form: str) -> list[G
 
 
 def table_grids(tables: list[Table], form: str) -> list[Grid]:
-    return [record_grid(tables)] if form in ("csv", "json") else [paper_grid(table) for table in tables]
+    if form in ("csv", "json"):
+        return [record_grid(tables)]
+    return [paper_grid(table, printed if form == "latex" else str) for table in tables]
 
 
 def compared(tables: list[Table], pairs: Sequence[Sequence[str]], form: str) -> str:
@@ -81,17 +93,19 @@ def compared(tables: list[Table], pairs: Sequence[Sequence[str]], form: str) -> 
     return "\n".join([text, *(f"* {line}" for line in told), ""]) if told else text
 
 
-def plot(runs: list[Run], args: argparse.Namespace) -> None:
+def plot(args: argparse.Namespace) -> None:
     if args.out is None:
         raise ValueError("--plot needs a file: --out figure.png")
     try:
         from . import plots  # not at the top: tables need no matplotlib
     except ModuleNotFoundError as error:
         raise ValueError(f"--plot needs {error.name}: pip install 'matplotlib>=3.8'") from error
+    plots.check_ending(args.out)
+    if args.plot == "per-class" and not args.per_class:
+        raise ValueError("--plot per-class needs the two methods: --per-class A B")
+    runs = chosen_runs(args)
     if args.plot == "per-class":
-        if not args.per_class:
-            raise ValueError("--plot per-class needs the two methods: --per-class A B")
-        figure = plots.per_class(per_class_grids(runs, *args.per_class))
+        figure = plots.per_class(per_class_grids(runs, *args.per_class), *args.per_class)
     elif args.plot in ("bars", "radar"):
         figure = {"bars": plots.bars, "radar": plots.radar}[args.plot](chosen_tables(runs, args))
     else:
