@@ -28,19 +28,23 @@ from trainers import Method, register
 from trainers.method import Batch
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 PATHS = re.compile(r"(?<!/)\b(?:configs|scripts|docs|trainers|clip|dassl|datasets|tools|tests|benchmarks)/[\w./+-]*\w")
 
 
 def commands(document: Path) -> Iterator[list[str]]:
-    """Indented command lines, continued lines joined, comments and leading variables cut."""
+    """Indented command lines and those in tables, continued lines joined, comments and leading variables cut."""
     text = document.read_text().replace("\\\n", " ")
-    for line in re.findall(r"^(?: {4}|\| `?)((?:[A-Z]+=\S+ )?(?:python|bash) [^|`\n]+)", text, flags=re.MULTILINE):
+    tables = "\n".join(line for line in text.splitlines() if line.startswith("|"))
+    found = re.findall(r"^ {4}((?:[A-Z]+=\S+ )?(?:python|bash) [^|`\n]+)", text, flags=re.MULTILINE)
+    for line in found + re.findall(r"[| ]`?((?:[A-Z]+=\S+ )?(?:python|bash) [^|`\n]+)", tables):
         words = shlex.split(line, comments=True)
         yield [word for word in words if not re.fullmatch(r"[A-Z]+=.*", word)]
 
 
-COMMANDS = [pytest.param(c, id=" ".join(c)[:70]) for d in DOCUMENTS for c in commands(d) if "..." not in c]
+COMMANDS = [
+    pytest.param(c, id=" ".join(c)[:70]) for d in DOCUMENTS for c in commands(d) if not any("..." in word for word in c)
+]
 
 
 def test_there_are_commands() -> None:
@@ -48,13 +52,15 @@ def test_there_are_commands() -> None:
 
 
 @pytest.mark.parametrize("words", COMMANDS)
-def test_commands_parse_and_their_files_exist(words: list[str]) -> None:
+def test_commands_parse_and_their_files_exist(words: list[str], tmp_path: Path) -> None:
     for word in words:
         if word.startswith("configs/"):
             assert (ROOT / word).is_file(), word
     program, *argv = words[1:]
     if words[0] == "bash":
         assert (ROOT / program).is_file()
+        if (protocol := Path(program).stem) in protocols.PLACES and "KgCoOp" not in argv:
+            assert protocols.main([protocol, *argv, "--root", str(tmp_path), "--dry-run"]) == 0
     elif program == "train.py":
         train.parse_args(argv)
     elif program == "predict.py":
@@ -81,6 +87,28 @@ def test_files_that_are_named_exist(document: Path) -> None:
     for path in set(PATHS.findall(document.read_text())):
         if "anchored" not in path.lower():  # the example that the reader is to write
             assert (ROOT / path).exists() or ((ROOT / path).parent.is_dir() and "." not in Path(path).name), path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    """Files by their path, and headings as GitHub names them."""
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", document.read_text()):
+        path, _, heading = target.partition("#")
+        file = document.parent / path if path else document
+        assert file.exists(), target
+        names = (
+            [re.sub(r"[^\w -]", "", line.lstrip("# ").lower()) for line in re.findall(r"^#.+", file.read_text(), re.M)]
+            if heading
+            else []
+        )
+        assert not heading or heading in [name.replace(" ", "-") for name in names], target
+
+
+def test_one_version() -> None:
+    """That of the package, in the list of changes and in what people cite."""
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[1] == version
 
 
 @pytest.fixture
