@@ -138,4 +138,4 @@ def test_a_missing_extra_is_named(
     monkeypatch.delitem(sys.modules, "tools.results.plots", raising=False)
     monkeypatch.delattr("tools.results.plots", raising=False)
     with pytest.raises(ValueError, match="--plot needs matplotlib: pip install 'matplotlib"):
-        report.plot([], argparse.Namespace(plot="radar", out=tmp_path / "radar.png"))
+        report.plot(argparse.Namespace(plot="radar", out=tmp_path / "radar.png"))

@@ -1,8 +1,10 @@
 """Figures as papers print them: nothing covered, everything named, readable in a column and without colour vision."""
 
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -16,6 +18,13 @@ from tools.results.__main__ import main
 from tools.results.per_class import per_class_grids
 from tools.results.runs import read_runs
 from tools.results.tables import build
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """No figure stays open."""
+    yield
+    plt.close("all")
 
 
 @pytest.fixture

@@ -1,13 +1,22 @@
 """Figures of ``python -m tools.results --plot``: every kind makes a file, and what is drawn are our means."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 from tests.tools.runs_on_disk import STEMS, classes, make_pair, make_run
 from tools.results.__main__ import main
 from tools.results.runs import read_runs
 from tools.results.tables import build
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """No figure stays open."""
+    yield
+    plt.close("all")
 
 
 @pytest.fixture

@@ -214,7 +214,7 @@ def per_class(grids: list[Grid], first: str, second: str) -> Figure:
         dataset, half = grid.rows[0][:2]
         better = f"{first} better on {sum(value > 0 for _, value in rows)} of {len(rows)}"
         axes.set_title(f"{printed(dataset)}, {half} classes: {better}" + _left_out(rows), fontsize=7)
-        _draw_classes(axes, ends_of)
+        _draw_classes(axes, ends_of, tallest[axes.get_subplotspec().rowspan.start])
         axes.set_xlabel(f"{first} - {second} (points)")
     return figure
 
@@ -229,9 +229,10 @@ def _left_out(rows: list[tuple[str, float]]) -> str:
     return f"\n(the {half} first and the {half} last)" if len(rows) > MOST_CLASSES else ""
 
 
-def _draw_classes(axes: Axes, rows: list[tuple[str, float]]) -> None:
+def _draw_classes(axes: Axes, rows: list[tuple[str, float]], room: int) -> None:
+    """room: for how many classes; bars are as thick as in the panel beside."""
     differences = [value for _, value in rows]
-    axes.barh(range(len(rows)), differences, color=[COLOURS[0 if value >= 0 else 2] for value in differences])
+    axes.barh(range(len(rows)), differences, color=[COLOURS[0 if value >= 0 else 6] for value in differences])
     axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=6)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_ylim(room - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
