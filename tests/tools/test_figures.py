@@ -182,3 +182,24 @@ def test_a_method_looks_the_same_in_every_figure_and_like_no_other():
     assert variants["RPP 0"].filled and not variants["RPP 1"].filled
     frozen = style.styles((f"{number}", "CLIP") for number in range(3)).values()
     assert len({one.line for one in frozen}) == len({one.hatch for one in frozen}) == 3
+
+
+def test_an_average_over_fewer_sets_stands_in_no_curve(tmp_path: Path):
+    for method, stems in (("CoOp", ("dtd", "eurosat", "caltech101")), ("MaPLe", ("dtd", "eurosat"))):
+        for dataset, stem in STEMS.items():
+            for shots in (1, 4) if stem in stems else ():
+                folder = tmp_path / f"{stem}/{method}/x_{shots}shots/seed1"
+                make_run(folder, 50.0, trainer=method, dataset=dataset, num_shots=shots)
+    panels = {axes.get_title(): axes for axes in plots.curves(read_runs([tmp_path]), "shots").axes}
+    assert panels["DTD"].get_legend_handles_labels()[1] == ["CoOp", "MaPLe"]
+    assert panels["Average"].get_legend_handles_labels()[1] == ["CoOp"]
+
+
+def test_of_a_thousand_classes_both_ends_are_shown(tmp_path: Path):
+    names = [{"label": i, "classname": f"{i}", "accuracy": i / 10} for i in range(1000)]
+    make_run(tmp_path / "a/seed1", 50.0, trainer="CoOp", per_class=names)
+    make_run(tmp_path / "b/seed1", 50.0, trainer="MaPLe", per_class=[{**row, "accuracy": 50.0} for row in names])
+    (axes,) = plots.per_class(per_class_grids(read_runs([tmp_path]), "CoOp", "MaPLe"), "CoOp", "MaPLe").axes
+    shown = [int(label.get_text()) for label in axes.get_yticklabels()]
+    assert shown == [*range(999, 939, -1), *range(59, -1, -1)]
+    assert "better on 499 of 1000" in axes.get_title() and "60 first" in axes.get_title()
