@@ -34,6 +34,12 @@ def clipadapter(case: Case, state: State, image: Tensor) -> Tensor:
     return cosine_logits(case.clip, ratio * adapted + (1 - ratio) * raw, handwritten(case))
 
 
+def linearprobe(case: Case, state: State, image: Tensor) -> Tensor:
+    """W v + b of features as they leave CLIP."""
+    rows = encode_image(case.clip, image)
+    return torch.stack([(state["weight"] * v).sum(1) + state["bias"] for v in rows])
+
+
 def taskres(case: Case, state: State, image: Tensor) -> Tensor:
     """t0 + alpha x, t0 the mean over templates of features as they leave CLIP."""
     means = class_means(case)
