@@ -104,9 +104,9 @@ class PromptTrainer(TrainerX):
         self.test()
 
     def run_epoch(self) -> None:
-        """No steps where the method's beginning has made all tensors."""
-        if self.optim is not None:
-            super().run_epoch()
+        if self.optim is not None:  # else no steps: the method's beginning has made all tensors
+            return super().run_epoch()
+        self.record.history.append({"epoch": self.epoch + 1, "seconds": 0.0})
 
     def before_train(self) -> None:
         """Cache image features if asked to; for one's own images a zero-shot number comes first."""

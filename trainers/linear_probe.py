@@ -69,12 +69,12 @@ class LinearProbe(Method):
         if done < total:
             return
         features, label = data.features("train")
-        train = features[0].double(), label
+        train, count = (features[0].double(), label), len(classifier.classnames)
         if not self.options.SEARCH:
-            best = fit(*train, len(self.bias), self.options.PENALTY)
+            best = fit(*train, count, self.options.PENALTY)
         else:
             features, label = data.features("val")
-            best = search(*train, len(self.bias), (features[0].double(), label), self.options.HALVINGS)
+            best = search(*train, count, (features[0].double(), label), self.options.HALVINGS)
         self.weight.data, self.bias.data = (tensor.to(self.bias) for tensor in best)
 
 

@@ -87,11 +87,14 @@ class TipAdapter(Method):
             return
         features, label = data.features("val")
         image, text = unit(features[0]), self.features(classifier, None)[1]
-        zero_shot, near = classifier.cosine_logits(image, text), image @ self.keys.t()  # (N, C), (N, keys)
+        zero_shot = classifier.cosine_logits(image, text)  # (N, C)
+        with torch.autocast(image.device.type, enabled=False):
+            near = image @ self.keys.t()  # (N, keys)
         values, most = one_hot(self.label, classifier), -1
         alphas, betas = (grid(*ends) for ends in zip((self.options.SEARCH_ALPHA, self.options.SEARCH_BETA), STEPS))
         for beta in tqdm(betas, "BETA, ALPHA on validation images", leave=False, disable=None):
-            cache = (beta * (near - 1)).exp() @ values
+            with torch.autocast(image.device.type, enabled=False):  # as in the logits
+                cache = (beta * (near - 1)).exp() @ values
             for alpha in alphas:
                 if (hits := int(((zero_shot + alpha * cache).argmax(1) == label).sum())) > most:
                     most, self.strength = hits, self.strength.new_tensor([alpha, beta])

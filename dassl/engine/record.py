@@ -24,6 +24,7 @@ __all__ = ["RunRecord", "recorded_config"]
 # learned.
 _HARMLESS = (
     "DATALOADER.CACHE",
+    "DATALOADER.FEATURE_STORE",
     "DATALOADER.NUM_WORKERS",
     "DATALOADER.TEST.",
     "DATASET.ROOT",

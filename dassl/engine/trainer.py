@@ -44,6 +44,7 @@ class TrainerX(Run):
     scaler: Any = None
     progress: Progress | None = None  # of the running epoch
     position: dict[str, Any] | None = None  # in the middle of the epoch to go on with
+    batch_idx, num_batches = -1, 0  # of the running epoch, which may have no steps
     must_look = False  # at the validation images, before the next step
     best_result = -float("inf")
 
@@ -61,6 +62,9 @@ class TrainerX(Run):
     # Training ---------------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
+        self.selection = Selection(self.cfg)
+        with self.ranks.together():
+            self.selection.check(self.val_loader, getattr(self, "dm", None) and self.dm.dataset)
         self.before_train()
         self.epochs_done = self.start_epoch
         with self.watch:
@@ -73,12 +77,11 @@ class TrainerX(Run):
                 self.after_epoch()
                 self.keep_resumable()
                 self.watch.saved()
+                if ending := self.ranks.highest(self.watch.ending):
+                    self._end(ending)
         self.after_train()
 
     def before_train(self) -> None:
-        self.selection = Selection(self.cfg)
-        with self.ranks.together():
-            self.selection.check(self.val_loader, getattr(self, "dm", None) and self.dm.dataset)
         self.is_training = self.has_trained = True
         self.watch = Watch(self.cfg.TRAIN.CHECKPOINT_STEPS, self.cfg.TRAIN.CHECKPOINT_MINUTES)
         is_here = self.ranks.on_first(self._look_into_folder)
