@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from trainers import PromptTrainer
 from .world import (
     METHODS,
     TEXT_ONLY,
+    TRAINING_FREE,
     Make,
     batch,
     descended,
@@ -227,3 +229,24 @@ def test_real_weights_files_are_read(backbone: str, tmp_path: Path) -> None:
     trainer = maker(backbone, tmp_path)("CoOp")
     expected = small_clip(context_length=24).state_dict()
     assert equal(dict(trainer.model.clip.state_dict()), dict(expected))
+
+
+@pytest.mark.parametrize("method", TRAINING_FREE)
+def test_a_run_without_steps_selects_its_epoch_and_hears_a_signal(
+    method: str, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = (TRAINING_FREE[method], "OPTIM.MAX_EPOCH", 2, "TEST.FINAL_MODEL", "best_val", "TEST.SELECT_EPOCHS", 0)
+    trainer, end_epoch = make(method, *settings), method_class(method).end_epoch
+
+    def interrupted(self: object, *args: object) -> None:
+        end_epoch(self, *args)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(method_class(method), "end_epoch", interrupted)
+        trainer.train()
+    assert ended.value.code == 128 + signal.SIGTERM and len(trainer.record.history) == 1
+    resumed = make(method, *settings)
+    resumed.train()
+    assert resumed.start_epoch == 1 and len(resumed.record.history) == 2
+    assert resumed.record.results["val"]["accuracy"] == resumed.record.history[-1]["val_accuracy"]
