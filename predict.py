@@ -29,7 +29,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from dassl.utils import BrokenImageError, atomic_write, exit_status, read_image, read_text, set_exact_fp32
-from train import add_import, import_all
+from tools.command import add_import, import_all
 
 # What needs torch is imported by the functions that use it: it takes seconds, and a usage needs none of it.
 if TYPE_CHECKING:

@@ -15,160 +15,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
+from dataclasses import replace
 
-from configs import ROOT as CONFIGS
-from configs import methods, settings_file
-from dassl.config import CfgNode, flatten_cfg, get_cfg_default, merge_from_file, merge_from_list, solve_batch
+from dassl.config import CfgNode, flatten_cfg, get_cfg_default, solve_batch
 from dassl.utils import collect_env_info, exit_status, log, set_exact_fp32, set_random_seed, setup_logger, sole_user_of
+from tools.command import parse_args, setup_cfg, spec_of
 
 # What needs torch is imported by the functions that use it: it takes seconds, and a usage needs none of it.
-
-EMBEDDED_DATASET = CONFIGS / "datasets" / "tiny_shapes.yaml"
-
-
-def method_names() -> list[str]:
-    """Those of the table."""
-    return sorted(methods())
-
-
-def add_import(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="of a method outside this folder, such as my_package.my_method; may be given again",
-    )
-
-
-def import_all(modules: Sequence[str]) -> None:
-    """Register the methods of modules; ValueError for one that cannot be imported, or has none."""
-    from trainers import import_methods
-
-    for module in modules:
-        import_methods(module)
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", default="", help="folder of the data sets")
-    parser.add_argument("--output-dir", default="", help="folder of the run (default: below output/)")
-    parser.add_argument(
-        "--resume", default="", help="folder of a run to go on with (default: the output folder itself)"
-    )
-    parser.add_argument("--seed", type=int, help="of everything random; negative: none")
-    parser.add_argument("--source-domains", nargs="+")
-    parser.add_argument("--target-domains", nargs="+")
-    parser.add_argument("--transforms", nargs="+", help="names of training transforms")
-    parser.add_argument("--config-file", default="", help="method yaml, below configs/trainers")
-    parser.add_argument("--dataset-config-file", default="", help="data set yaml, below configs/datasets")
-    parser.add_argument("--trainer", default="", help=f"name of the method: {', '.join(method_names())}")
-    add_import(parser)
-    parser.add_argument("--backbone", default="", help="CLIP model, e.g. ViT-B/16")
-    parser.add_argument("--head", default="", help="unused, for scripts that pass it")
-    parser.add_argument("--eval-only", action="store_true", help="load --model-dir and evaluate")
-    parser.add_argument("--model-dir", default="", help="folder of the run whose prompts are evaluated")
-    parser.add_argument(
-        "--load-epoch", type=int, help="epoch to load for evaluation (default: the best model, else the newest)"
-    )
-    parser.add_argument("--no-train", action="store_true", help="build everything and stop")
-    parser.add_argument(
-        "--timeout", type=float, default=600.0, help="seconds that torchrun's processes wait for one that is silent"
-    )
-    parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs")
-    args = parser.parse_args(argv)
-    for name in ("source_domains", "target_domains", "transforms"):
-        give_back_pairs(parser, args, name)
-    return args
-
-
-def give_back_pairs(parser: argparse.ArgumentParser, args: argparse.Namespace, name: str) -> None:
-    """What a flag of several words took of the KEY VALUE pairs behind it: all from the first key on."""
-    given = getattr(args, name) or []
-    keys = [i for i, word in enumerate(given) if word.isupper() and ("." in word or word in get_cfg_default())]
-    if keys:
-        setattr(args, name, given[: keys[0]])
-        args.opts = given[keys[0] :] + args.opts
-        if not keys[0]:
-            parser.error(f"argument --{name.replace('_', '-')}: expected at least one name before {given[0]}")
-
-
-def setup_cfg(args: argparse.Namespace) -> CfgNode:
-    """The frozen config; without a data set or a method yaml the embedded ones are taken, and it says so."""
-    from trainers import extend_cfg
-
-    import_all(args.imports)
-    cfg = get_cfg_default()
-    extend_cfg(cfg)
-    given = dict(zip(args.opts[::2], args.opts[1::2]))
-    check_trainer(args, given.get("TRAINER.NAME", args.trainer))
-    if args.dataset_config_file:
-        merge_from_file(cfg, settings_file(args.dataset_config_file))
-    elif "DATASET.NAME" not in given:
-        merge_embedded(cfg, EMBEDDED_DATASET, "data set")
-    if args.config_file:
-        merge_from_file(cfg, settings_file(args.config_file))
-    elif not (args.backbone or "MODEL.BACKBONE.NAME" in given):
-        trainer = given.get("TRAINER.NAME", args.trainer)
-        merge_embedded(cfg, tiny_settings(trainer, given.get("DATASET.NAME", cfg.DATASET.NAME)), "method settings")
-    arguments = {
-        "DATASET.ROOT": args.root,
-        "OUTPUT_DIR": args.output_dir,
-        "RESUME": args.resume,
-        "SEED": args.seed,
-        "DATASET.SOURCE_DOMAINS": args.source_domains and tuple(args.source_domains),
-        "DATASET.TARGET_DOMAINS": args.target_domains and tuple(args.target_domains),
-        "INPUT.TRANSFORMS": args.transforms and tuple(args.transforms),
-        "TRAINER.NAME": args.trainer,
-        "MODEL.BACKBONE.NAME": args.backbone,
-        "MODEL.HEAD.NAME": args.head,
-    }
-    merge_from_list(cfg, [word for pair in arguments.items() if pair[1] not in ("", None) for word in pair])
-    merge_from_list(cfg, args.opts)
-    if not (args.output_dir or "OUTPUT_DIR" in given):
-        cfg.OUTPUT_DIR = default_output_dir(cfg, args)
-    cfg.freeze()
-    return cfg
-
-
-def check_trainer(args: argparse.Namespace, name: str) -> None:
-    """UnknownNameError for a method that is not there, which tells what to import if a run that is named knows it."""
-    from dassl.engine.record import recorded_config
-    from trainers.load import check_known
-
-    own_config = Path(args.config_file).parent if Path(args.config_file).name == "config.yaml" else ""
-    if name := name or (str(recorded_config(str(own_config)).get("TRAINER.NAME", "")) if own_config else ""):
-        check_known(name, *filter(None, (args.model_dir, args.resume, args.output_dir, own_config)))
-
-
-def default_output_dir(cfg: CfgNode, args: argparse.Namespace) -> str:
-    """A folder of its own for every data set, method, settings file and seed."""
-    settings = Path(args.config_file).stem if args.config_file else "tiny"
-    parts = ["evaluation"] if args.eval_only else []
-    return str(Path("output", *parts, cfg.DATASET.NAME, cfg.TRAINER.NAME, settings, f"seed{cfg.SEED}"))
-
-
-def merge_embedded(cfg: CfgNode, path: Path, what: str) -> None:
-    log.info(f"No {what} given: taking the embedded world's, {path.relative_to(CONFIGS.parent)}")
-    merge_from_file(cfg, str(path))
-
-
-def tiny_settings(trainer: str, dataset: str) -> Path:
-    """The method's yaml for the tiny CLIP; ValueError if there is none, or the data set is not an embedded one."""
-    from dassl.engine import TRAINER_REGISTRY
-
-    folder = CONFIGS / "trainers" / trainer
-    if trainer not in TRAINER_REGISTRY.registered_names():
-        TRAINER_REGISTRY.get(trainer)  # raises, and offers the nearest names
-    if not dataset.startswith("Tiny") or not (folder / "tiny.yaml").is_file():
-        files = ", ".join(sorted(path.name for path in folder.glob("*.yaml"))) or "none"
-        raise ValueError(f"Give --config-file for {trainer} on {dataset}; in {folder} there are: {files}")
-    return folder / "tiny.yaml"
 
 
 def run(args: argparse.Namespace) -> None:
@@ -233,6 +87,7 @@ def run_in_folder(args: argparse.Namespace, cfg: CfgNode) -> None:
         torch.backends.cudnn.benchmark = True
     print_header(args, cfg)
     trainer = build_trainer(cfg)
+    trainer.record.run = replace(spec_of(args, cfg), seed=trainer.run_seed).record()
     if args.eval_only:
         if trainer.get_model_names() and not (args.model_dir or cfg.TRAINER.INIT_PROMPTS):
             raise ValueError(
@@ -281,7 +136,7 @@ def chosen_options(cfg: CfgNode) -> dict[str, object]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
+    args = parse_args(argv, __doc__)
     if args.traceback:
         return run(args) or 0
     return exit_status(lambda: run(args))

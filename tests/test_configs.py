@@ -9,19 +9,19 @@ import pytest
 import yaml
 
 import datasets  # noqa: F401 - registers the data sets
-import train
 from clip.clip import OPENAI_MODELS
-from configs import methods
+from configs import ROOT, methods
 from dassl.config import CfgNode, flatten_cfg, get_cfg_default, load_yaml, merge_from_file
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.data.transforms.transforms import AVAI_CHOICES
 from dassl.engine import TRAINER_REGISTRY
 from tools import protocols
+from tools.command import method_names
 from trainers import extend_cfg
 
-DATASETS = sorted((train.CONFIGS / "datasets").glob("*.yaml"))
-METHODS = sorted((train.CONFIGS / "trainers").glob("[!_]*/*.yaml"))
-BASES = sorted((train.CONFIGS / "trainers" / "_base").glob("*.yaml"))
+DATASETS = sorted((ROOT / "datasets").glob("*.yaml"))
+METHODS = sorted((ROOT / "trainers").glob("[!_]*/*.yaml"))
+BASES = sorted((ROOT / "trainers" / "_base").glob("*.yaml"))
 
 
 def merged(path: Path) -> CfgNode:
@@ -66,12 +66,12 @@ def test_method(path: Path) -> None:
 @pytest.mark.parametrize("method", TRAINER_REGISTRY.registered_names())
 def test_every_method_runs_on_the_embedded_world(method: str) -> None:
     if TRAINER_REGISTRY.get(method).__module__.startswith("trainers."):
-        assert (train.CONFIGS / "trainers" / method / "tiny.yaml").is_file()
+        assert (ROOT / "trainers" / method / "tiny.yaml").is_file()
 
 
 def test_the_methods_of_the_table_are_those_with_settings() -> None:
     """So that the scripts, which list folders, and the commands, which read the table, know the same."""
-    assert {path.name for path in (train.CONFIGS / "trainers").glob("[!_]*")} == {*methods()}
+    assert {path.name for path in (ROOT / "trainers").glob("[!_]*")} == {*methods()}
 
 
 def own_leaves(path: Path) -> dict[str, object]:
@@ -105,7 +105,7 @@ def test_files_of_a_method_are_no_copies_of_each_other(method: str) -> None:
 
 def test_every_base_is_used_and_is_no_method() -> None:
     assert {base_of(path) for path in [*METHODS, *BASES]} >= {*BASES}
-    assert "_base" not in train.method_names()
+    assert "_base" not in method_names()
     with pytest.raises(ValueError, match="unknown method '_base'"):
         protocols.check_method(protocols.Series("_base"))
 
@@ -174,7 +174,7 @@ RECIPES = [
 
 @pytest.mark.parametrize(("name", "rate", "epochs", "size", "others"), RECIPES, ids=[recipe[0] for recipe in RECIPES])
 def test_recipe(name: str, rate: float, epochs: int, size: int, others: dict) -> None:
-    cfg = merged(train.CONFIGS / "trainers" / f"{name}.yaml")
+    cfg = merged(ROOT / "trainers" / f"{name}.yaml")
     rates = {
         "OPTIM.LR": rate,
         "OPTIM.MAX_EPOCH": epochs,

@@ -21,6 +21,7 @@ from clip.clip import load_model
 from configs import Row
 from dassl.engine import TRAINER_REGISTRY
 from tools import protocols, sweep
+from tools.command import parse_args
 from tools.data import __main__ as data
 from tools.results.__main__ import parse_args as parse_results
 from tools.verify.__main__ import parse_args as parse_verify
@@ -62,7 +63,7 @@ def test_commands_parse_and_their_files_exist(words: list[str], tmp_path: Path) 
         if (protocol := Path(program).stem) in protocols.PLACES and "--import" not in argv:
             assert protocols.main([protocol, *argv, "--root", str(tmp_path), "--dry-run"]) == 0
     elif program == "train.py":
-        train.parse_args(argv)
+        parse_args(argv)
     elif program == "predict.py":
         predict.parse_args(argv)
     else:

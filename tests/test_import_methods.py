@@ -163,7 +163,7 @@ def test_a_protocol(capfd: pytest.CaptureFixture[str]) -> None:
     words = ["base2new", "Rival", "tiny_digits", "1", "kin/rival.yaml", *SHORT, "--out", "out", "--import", "kin"]
     assert protocols.main(words) == 0
     assert [*accuracies(Path("out"))] == [
-        f"base2new/{part}/tiny_digits/shots_1/Rival/rival/seed1" for part in ("test_new", "train_base")
+        f"base2new/{part}/tiny_digits/shots_1/Rival/rival-max_epoch_1/seed1" for part in ("test_new", "train_base")
     ]
     assert "Rival" in capfd.readouterr().out.splitlines()[-2]
 

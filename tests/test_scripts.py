@@ -248,7 +248,7 @@ def test_a_slurm_job_in_earnest(cluster: Path, tmp_path: Path) -> None:
     )
     few = ("DATASET.NUM_SHOTS", "1", "OPTIM.MAX_EPOCH", "2", "TRAIN.PRINT_FREQ", "1", "DATALOADER.NUM_WORKERS", "1")
     job = sbatch("CoOp", "1", *few, "--out", str(tmp_path))
-    run = tmp_path / "tiny_source/CoOp/tiny_source_1shots/seed1"
+    run = tmp_path / "tiny_source/CoOp/tiny_source-max_epoch_2_1shots/seed1"
     wait_for(run / "log.txt", "epoch [1/2] batch [3/", seconds=200)
     for task in map(int, (cluster / "pids").read_text().split()):
         for process in (task, *descendants(task)):  # as Slurm does it

@@ -12,15 +12,17 @@ import pytest
 import torch
 import yaml
 
+import configs
 import predict
 import train
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import lock, sole_user_of
 from dassl.utils.logger import Logger
+from tools.command import parse_args, setup_cfg
 
 from .trainers.world import CLASSNAMES, METHODS, ZERO_SHOT, method_class, options, save_clip
 
-CONFIGS = train.CONFIGS
+CONFIGS = configs.ROOT
 
 
 class Outcome(NamedTuple):
@@ -418,14 +420,14 @@ def test_order_of_the_settings(tmp_path: Path) -> None:
         (tmp_path / f"{name}.yaml").write_text(text)
     files = ["--dataset-config-file", str(tmp_path / "data.yaml"), "--config-file", str(tmp_path / "method.yaml")]
     words = ["--trainer", "CoOp", "--seed", "3", "--output-dir", "argument", "OUTPUT_DIR", "pair"]
-    cfg = train.setup_cfg(train.parse_args([*files, *words]))
+    cfg = setup_cfg(parse_args([*files, *words]))
     found = (cfg.DATASET.NAME, cfg.OPTIM.LR, cfg.DATASET.NUM_SHOTS, cfg.SEED, cfg.OUTPUT_DIR)
     assert found == ("Swatches", 0.1, 2, 3, "pair")
 
 
 def test_all_arguments_reach_the_config() -> None:
     words = "--trainer CoOp --root data --resume old --source-domains a b --target-domains c --transforms normalize"
-    cfg = train.setup_cfg(train.parse_args([*words.split(), "--backbone", "RN50", "--head", "none"]))
+    cfg = setup_cfg(parse_args([*words.split(), "--backbone", "RN50", "--head", "none"]))
     assert (cfg.TRAINER.NAME, cfg.DATASET.ROOT, cfg.RESUME) == ("CoOp", "data", "old")
     assert (cfg.DATASET.SOURCE_DOMAINS, cfg.DATASET.TARGET_DOMAINS) == (("a", "b"), ("c",))
     assert (cfg.INPUT.TRANSFORMS, cfg.MODEL.BACKBONE.NAME, cfg.MODEL.HEAD.NAME) == (("normalize",), "RN50", "none")
@@ -433,21 +435,21 @@ def test_all_arguments_reach_the_config() -> None:
 
 @pytest.mark.parametrize("flag", ["source-domains", "target-domains", "transforms"])
 def test_a_flag_of_several_words_leaves_the_pairs(flag: str, capsys: pytest.CaptureFixture) -> None:
-    args = train.parse_args([f"--{flag}", "normalize", "Real", "OPTIM.LR", "0.5", "SEED", "3"])
+    args = parse_args([f"--{flag}", "normalize", "Real", "OPTIM.LR", "0.5", "SEED", "3"])
     assert (getattr(args, flag.replace("-", "_")), args.opts) == (
         ["normalize", "Real"],
         ["OPTIM.LR", "0.5", "SEED", "3"],
     )
-    args = train.parse_args([f"--{flag}", "a", "SEED", "3", "--trainer", "CoOp", "OPTIM.LR", "0.5"])
+    args = parse_args([f"--{flag}", "a", "SEED", "3", "--trainer", "CoOp", "OPTIM.LR", "0.5"])
     assert (args.trainer, args.opts) == ("CoOp", ["SEED", "3", "OPTIM.LR", "0.5"])
     with pytest.raises(SystemExit, match="2"):
-        train.parse_args([f"--{flag}", "OPTIM.LR", "0.5"])
+        parse_args([f"--{flag}", "OPTIM.LR", "0.5"])
     assert f"--{flag}: expected at least one name before OPTIM.LR" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", [*METHODS, *ZERO_SHOT])
 def test_a_method_alone_takes_the_embedded_world(method: str, capsys: pytest.CaptureFixture) -> None:
-    cfg = train.setup_cfg(train.parse_args(["--trainer", method]))
+    cfg = setup_cfg(parse_args(["--trainer", method]))
     found = cfg.DATASET.NAME, cfg.MODEL.BACKBONE.NAME, cfg.TRAINER.NAME
     assert found == ("TinyShapes", "tiny", method)
     said = capsys.readouterr().out
@@ -457,10 +459,10 @@ def test_a_method_alone_takes_the_embedded_world(method: str, capsys: pytest.Cap
 def test_real_data_needs_a_settings_file() -> None:
     words = ["--trainer", "MaPLe", "--dataset-config-file", str(CONFIGS / "datasets" / "dtd.yaml")]
     with pytest.raises(ValueError, match=r"Give --config-file for MaPLe on DescribableTextures.*vit_b16_c2_ep5"):
-        train.setup_cfg(train.parse_args(words))
+        setup_cfg(parse_args(words))
 
 
 def test_method_options_by_pairs() -> None:
     words = [str(word) for word in options("RPP", {"QKV": "kv", "TEACHER.TEMPLATES": "ensemble"})]
-    cfg = train.setup_cfg(train.parse_args(["--trainer", "RPP", *words]))
+    cfg = setup_cfg(parse_args(["--trainer", "RPP", *words]))
     assert (cfg.TRAINER.RPP.QKV, cfg.TRAINER.RPP.TEACHER.TEMPLATES) == ("kv", "ensemble")

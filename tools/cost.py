@@ -19,11 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import datasets  # noqa: F401 - registers the data sets
-import train
 from dassl.config import CfgNode
 from dassl.engine import build_trainer
 from dassl.engine.record import peak_memory_gb
 from dassl.ranks import Ranks, acting_as
+from tools.command import parse_args, setup_cfg
 from tools.dry_run import FirstOf
 from tools.estimate import Cost
 from tools.jobs import silence
@@ -53,7 +53,7 @@ def build(argv: Sequence[str], ranks: int = 1, stated: Stated = NOTHING) -> tupl
         raise ValueError(f"--ranks must be 1 or more, but is {ranks}")
     one = FirstOf(ranks) if ranks > 1 else Ranks()
     with silence(), acting_as(one):
-        cfg = train.setup_cfg(train.parse_args([*argv])).clone()
+        cfg = setup_cfg(parse_args(argv)).clone()
         cfg.defrost()
         notes = {"weights": weights} if (weights := use_weights(cfg, stated.forced)) else {}
         if stated.replaces_data:
@@ -265,6 +265,6 @@ def complexity_table(runs: Sequence[Sequence[str]]) -> str:
     rows = []
     for argv in runs:
         row = complexity(build(argv)[0])
-        config = Path(train.parse_args([*argv]).config_file).stem
+        config = Path(parse_args(argv).config_file).stem
         rows.append({"method": row.pop("method"), "settings": config, **row})
     return tabulate(rows, headers="keys", disable_numparse=True)

@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Protocol
 
 import train
+from configs.runs import RunSpec
 from dassl.config import solve_batch
 from dassl.utils import atomic_write, is_user_error, read_json
+
+from .command import parse_args, setup_cfg
 
 POLL_SECONDS = 0.05
 DONE, UNFINISHED, FAILED, OUTDATED, MISSING = "done", "unfinished", "failed", "outdated", "missing"
@@ -31,14 +34,11 @@ class Job:
     ranks: so many processes carry it out together.
     """
 
+    spec: RunSpec
     output_dir: str
     argv: tuple[str, ...]
     needs: tuple[str, ...] = ()
     ranks: int = 1
-
-    @property
-    def is_training(self) -> bool:
-        return "--eval-only" not in self.argv
 
     def command(self) -> str:
         start = "python" if self.ranks == 1 else f"torchrun --nproc_per_node {self.ranks}"
@@ -63,9 +63,9 @@ def shared_out(job: Job, ranks: int) -> Job:
     """
     if ranks < 1:
         raise ValueError(f"--ranks must be 1 or more, but is {ranks}")
-    if ranks == 1 or not job.is_training:
+    if ranks == 1 or job.spec.evaluation:
         return job
-    batch = solve_batch(train.setup_cfg(train.parse_args([*job.argv])), 1)
+    batch = solve_batch(setup_cfg(parse_args(job.argv)), 1)
     size, total = batch.DATALOADER.TRAIN_X.BATCH_SIZE, batch.OPTIM.GLOBAL_BATCH
     if total % ranks:
         raise ValueError(f"{ranks} processes cannot share {total} images a step evenly, in {job.output_dir}")
@@ -110,12 +110,12 @@ def _state(job: Job, pending: set[str]) -> str:
     if known:
         from dassl.engine.record import RunRecord  # not at the top: it needs torch, which a usage does not
 
-        cfg = train.setup_cfg(train.parse_args([*job.argv]))
+        cfg = setup_cfg(parse_args(job.argv))
         RunRecord(cfg, cfg.SEED).check_same_config(job.output_dir)
     if not (ended := finished(job.output_dir)):
         return FAILED if (folder / "error.txt").is_file() else UNFINISHED if known else MISSING
     changed = [need for need in job.needs if need in pending or (finished(need) or ended) > ended]
-    if changed and job.is_training:
+    if changed and not job.spec.evaluation:
         raise ValueError(f'"{folder}" was trained from prompts in "{changed[0]}" that are newer or gone: remove it')
     return OUTDATED if changed else DONE
 
@@ -129,7 +129,7 @@ def work(job: Job, quiet: bool = False) -> int:
     (told := Path(job.output_dir) / "error.txt").unlink(missing_ok=True)
     try:
         with silence() if quiet else contextlib.nullcontext():
-            train.run(train.parse_args([*job.argv]))
+            train.run(parse_args(job.argv))
     except Exception as error:
         if not told.is_file():
             leave_error(job, f"{type(error).__name__}: {error}" if is_user_error(error) else traceback.format_exc())

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dassl.utils import exit_status
-from train import add_import, method_names
+from tools.command import add_import, method_names
 
 
 def run_arguments(words: Sequence[str]) -> list[str]:

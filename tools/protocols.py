@@ -16,65 +16,50 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
-from configs import methods
+from configs import is_path, methods, settings_of, unknown
+from configs.runs import RunSpec, is_zero_shot, pairs, variant_of
+from configs.worlds import EMBEDDED, REAL, World
 from dassl.utils import exit_status
-from dassl.utils.registry import nearest_names
+from tools.command import add_import, import_all, method_names
 from tools.jobs import Job, carry_out, shared_out
 from tools.results.render import paper_grid, render
 from tools.results.report import compared
 from tools.results.runs import read_runs
-from tools.results.tables import BENCHMARK, IMAGENET_SHIFTS, TINY_OTHERS, TINY_SHIFTS, TINY_TARGETS, build
+from tools.results.tables import build
 from tools.workers import local_worker
-from train import CONFIGS, add_import, import_all, method_names
 
 TRANSFERS = ("xd", "dg", "pretrain")
-
-
-@dataclass(frozen=True)
-class World:
-    """source, source_shots: what xd and dg learn from; pretraining: the broadest set; targets of xd; shifts: of dg."""
-
-    source: str
-    source_shots: int
-    pretraining: str
-    targets: tuple[str, ...]
-    shifts: tuple[str, ...]
-
-
-REAL = World("imagenet", 16, "imagenet_21k", BENCHMARK[1:], IMAGENET_SHIFTS)
-EMBEDDED = World("tiny_source", 8, "tiny_source", (*TINY_TARGETS, *TINY_OTHERS), TINY_SHIFTS)
 
 
 @dataclass(frozen=True)
 class Series:
     """One method with one seed, under any protocol.
 
-    config: stem or path of its settings, "" for the protocol's default; variant: added to the settings' name in
-    folders, for runs that ``opts`` (KEY VALUE ...) tell apart. init: prompts to start from, and needs: the run that
-    makes them. imports: modules of methods outside the tree.
+    config: stem or path of its settings, "" for the protocol's default; opts: KEY VALUE ... that change them, and
+    variant: what folders and tables call these changes (made of all opts if it is not given). init: prompts to start
+    from, and needs: the run that makes them. imports: modules of methods outside the tree.
     """
 
     method: str
     seed: int = 1
     config: str = ""
-    variant: str = ""
     shots: int = 16
     opts: tuple[str, ...] = ()
+    variant: str | None = None
     init: str = ""
     needs: tuple[str, ...] = ()
     root: str = ""
     out: str = "output"
     imports: tuple[str, ...] = ()
 
-    @property
-    def zero_shot(self) -> bool:
-        return self.method in zero_shot_methods()
-
-    @property
-    def settings(self) -> str:
-        """As folders name them."""
-        return Path(self.config).stem if is_path(self.config) else self.config
+    def spec(self, dataset: str, **changes: Any) -> RunSpec:
+        """What a run of the series on ``dataset`` is."""
+        settings = Path(self.config).stem if is_path(self.config) else self.config
+        variant = variant_of(pairs(self.opts)) if self.variant is None else self.variant
+        told = {"variant": variant, "shots": self.shots, "seed": self.seed, "start": self.init}
+        return RunSpec(self.method, dataset, settings=settings, **{**told, **changes})
 
 
 # Protocols ------------------------------------------------------------------------------------------------------------
@@ -83,49 +68,35 @@ class Series:
 def base2new(series: Series, dataset: str) -> list[Job]:
     """Train on the base classes (the first half), which also tests on them; then test on the new ones."""
     series = with_config(series, "base2new", dataset)
-    name = f"{dataset}/shots_{series.shots}/{series.method}/{series.settings}{series.variant}/seed{series.seed}"
-    base = f"{series.out}/base2new/{'test_base' if series.zero_shot else 'train_base'}/{name}"
-    new = f"{series.out}/base2new/test_new/{name}"
-    few = ("DATASET.NUM_SHOTS", str(series.shots))
-    if series.zero_shot:
-        first = evaluation(series, dataset, base, "", *few, "DATASET.SUBSAMPLE_CLASSES", "base")
-    else:
-        first = training(series, dataset, base, "DATASET.SUBSAMPLE_CLASSES", "base")
-    loads = "" if series.zero_shot else base
-    return [first, evaluation(series, dataset, new, loads, *few, "DATASET.SUBSAMPLE_CLASSES", "new")]
+    if is_zero_shot(series.method):
+        return [evaluation(series, dataset, classes=half) for half in ("base", "new")]
+    base = training(series, dataset, classes="base")
+    return [base, evaluation(series, dataset, base, classes="new")]
 
 
 def fewshot(series: Series, dataset: str) -> list[Job]:
     """Train on a few images of all classes, test on all."""
-    if series.zero_shot:
+    if is_zero_shot(series.method):
         return zeroshot(series, dataset)
-    series = with_config(series, "fewshot", dataset)
-    return [training(series, dataset, home(series, dataset))]
+    return [training(with_config(series, "fewshot", dataset), dataset)]
 
 
 def transfer(series: Series, source: str, targets: Iterable[str], protocol: str = "xd") -> list[Job]:
     """Train on the source, test on it and, without training, on every target: xd, dg and pretraining."""
-    if series.zero_shot:
+    if is_zero_shot(series.method):
         return [job for dataset in (source, *targets) for job in zeroshot(series, dataset)]
     series = with_config(series, protocol, source)
-    folder = home(series, source)
     always_test = ("TEST.NO_TEST", "False") if protocol == "pretrain" else ()
-    name = f"{series.settings}{series.variant}_{series.shots}shots"
-    return [training(series, source, folder, *always_test)] + [
-        evaluation(series, target, f"{series.out}/evaluation/{series.method}/{name}/{target}/seed{series.seed}", folder)
-        for target in targets
-    ]
+    trained = training(series, source, *always_test)
+    return [trained] + [evaluation(series, target, trained) for target in targets]
 
 
 def zeroshot(series: Series, dataset: str) -> list[Job]:
     """Test hand-written templates on all classes."""
-    if not series.zero_shot:
-        raise ValueError(
-            f"the method of the zero-shot protocol must be one of {', '.join(zero_shot_methods())}: {series.method}"
-        )
-    series = with_config(series, "zeroshot", dataset)
-    folder = f"{series.out}/{series.method}/{series.settings}{series.variant}/{dataset}"
-    return [evaluation(series, dataset, folder, "")]
+    if not is_zero_shot(series.method):
+        names = ", ".join(row.name for row in methods().values() if row.zero_shot)
+        raise ValueError(f"the method of the zero-shot protocol must be one of {names}: {series.method}")
+    return [evaluation(with_config(replace(series, shots=-1), "zeroshot", dataset), dataset)]
 
 
 def jobs_of(protocol: str, series: Series, datasets: Iterable[str], source: str = "") -> list[Job]:
@@ -138,45 +109,36 @@ def jobs_of(protocol: str, series: Series, datasets: Iterable[str], source: str 
 
 def usual_data(protocol: str, world: World) -> tuple[str, tuple[str, ...]]:
     """Source and data sets of the papers' tables."""
-    source = world.pretraining if protocol == "pretrain" else world.source
-    targets = {"xd": world.targets, "dg": world.shifts, "pretrain": world.targets + world.shifts}
-    return source, targets.get(protocol, (world.source, *world.targets))
+    source, targets = world.source, (*world.targets, *world.others)
+    if protocol == "pretrain":
+        return world.pretraining, targets + world.shifts
+    return source, {"xd": targets, "dg": world.shifts}.get(protocol, world.benchmark)
 
 
-def home(series: Series, dataset: str) -> str:
-    """Folder of a run that is trained on all classes of ``dataset``."""
-    name = f"{series.settings}{series.variant}_{series.shots}shots"
-    return f"{series.out}/{dataset}/{series.method}/{name}/seed{series.seed}"
+def training(series: Series, dataset: str, *opts: str, classes: str = "all") -> Job:
+    return _job(series, series.spec(dataset, classes=classes), series.needs, opts=opts)
 
 
-def training(series: Series, dataset: str, folder: str, *opts: str) -> Job:
-    init = ("TRAINER.INIT_PROMPTS", series.init) if series.init else ()
-    words = ("DATASET.NUM_SHOTS", str(series.shots), *opts, *init, *series.opts)
-    return Job(folder, (*arguments(series, dataset, folder), *words), series.needs)
+def evaluation(series: Series, dataset: str, trained: Job | None = None, classes: str = "all") -> Job:
+    """Of what ``trained`` leaves, or of templates."""
+    source = trained.spec.dataset if trained else ""
+    spec = series.spec(dataset, classes=classes, evaluation=True, source=source)
+    loads = (trained.output_dir,) if trained else ()
+    return _job(series, spec, loads, flags=[word for folder in loads for word in ("--model-dir", folder)])
 
 
-def evaluation(series: Series, dataset: str, folder: str, model_dir: str, *opts: str) -> Job:
-    loads = ("--model-dir", model_dir) if model_dir else ()
-    words = (*arguments(series, dataset, folder), "--eval-only", *loads, *opts, *series.opts)
-    return Job(folder, words, (model_dir,) if model_dir else ())
-
-
-def arguments(series: Series, dataset: str, folder: str) -> tuple[str, ...]:
-    """What every run of ``train.py`` is given."""
-    return (
-        *(word for module in series.imports for word in ("--import", module)),
-        *(("--root", series.root) if series.root else ()),
-        *("--seed", str(series.seed), "--trainer", series.method),
-        *("--dataset-config-file", dataset_file(dataset), "--config-file", config_file(series.method, series.config)),
-        *("--output-dir", folder),
-    )
+def _job(
+    series: Series, spec: RunSpec, needs: tuple[str, ...], flags: Sequence[str] = (), opts: Sequence[str] = ()
+) -> Job:
+    folder = spec.folder(series.out)
+    imports = (word for module in series.imports for word in ("--import", module))
+    root = ("--root", series.root) if series.root else ()
+    path = series.config if is_path(series.config) else ""
+    argv = spec.argv(path, "--output-dir", folder, *flags)
+    return Job(spec, folder, (*imports, *root, *argv, *opts, *series.opts), needs)
 
 
 # Settings -------------------------------------------------------------------------------------------------------------
-
-
-def embedded(dataset: str) -> bool:
-    return dataset.startswith("tiny_")
 
 
 def with_config(series: Series, protocol: str, dataset: str) -> Series:
@@ -197,55 +159,17 @@ def check_method(series: Series) -> None:
         raise ValueError(unknown("method", series.method, known))
 
 
-def zero_shot_methods() -> list[str]:
-    return [row.name for row in methods().values() if row.zero_shot]
-
-
 def default_config(series: Series, protocol: str, dataset: str) -> str:
     """Stem of the settings that papers use, ``tiny`` for embedded data; ``ValueError`` if there are none."""
     method = series.method
-    if embedded(dataset):
-        own = protocol in TRANSFERS and "tiny_source" in stems(method)
+    if dataset in EMBEDDED:
+        own = protocol in TRANSFERS and "tiny_source" in settings_of(method)
         return "tiny_source" if own else "tiny"
     row = methods().get(method)
     if config := row.recipe(protocol, dataset, series.shots) if row else "":
         return config
-    raise ValueError(f"{method} has no default settings for {protocol}: give CFG, one of {', '.join(stems(method))}")
-
-
-def stems(method: str) -> list[str]:
-    """Names of the method's settings in the tree; ``ValueError`` if it has none there."""
-    if not (names := sorted(path.stem for path in (CONFIGS / "trainers" / method).glob("*.yaml"))):
-        raise ValueError(f"{method} has no settings in configs/trainers: give CFG, the path of a yaml")
-    return names
-
-
-def is_path(config: str) -> bool:
-    return config.endswith(".yaml")
-
-
-def config_file(method: str, config: str) -> str:
-    """Path of the method's settings: its own, or those of the method that shares them."""
-    if is_path(config):
-        if not Path(config).is_file():
-            raise FileNotFoundError(f"no settings (CFG) {config}")
-        return config
-    folder = method if config in stems(method) else methods()[method].settings
-    if config not in stems(folder):
-        raise ValueError(unknown(f"settings (CFG) of {method}", config, stems(folder)))
-    return os.path.relpath(CONFIGS / "trainers" / folder / f"{config}.yaml")
-
-
-def dataset_file(dataset: str) -> str:
-    path = CONFIGS / "datasets" / f"{dataset}.yaml"
-    if not path.is_file():
-        raise ValueError(unknown("data set", dataset, [file.stem for file in path.parent.glob("*.yaml")]))
-    return os.path.relpath(path)
-
-
-def unknown(what: str, name: str, known: Sequence[str]) -> str:
-    near = nearest_names(name, known)
-    return f"unknown {what} {name!r}; " + (f"did you mean {', '.join(near)}?" if near else f"known: {sorted(known)}")
+    known = ", ".join(settings_of(method))
+    raise ValueError(f"{method} has no default settings for {protocol}: give CFG, one of {known}")
 
 
 # Command line ---------------------------------------------------------------------------------------------------------
@@ -314,7 +238,6 @@ def series_from(args: argparse.Namespace, places: dict[str, str], opts: tuple[st
         method=places["METHOD"],
         seed=number(places, "SEED", 1),
         config=places.get("CFG", ""),
-        variant="-pretrained" if args.init else "",
         shots=shots or number(places, "SHOTS", usual),
         opts=opts,
         init=args.init,
@@ -332,12 +255,9 @@ def number(places: dict[str, str], name: str, default: int) -> int:
 
 def take_shots(opts: Sequence[str]) -> tuple[int, tuple[str, ...]]:
     """DATASET.NUM_SHOTS, which folders are named after (0: not given), and the other options."""
-    pairs = [*zip(opts[::2], opts[1::2])] if len(opts) % 2 == 0 else None
-    if pairs is None:
-        raise ValueError(f"options come in pairs KEY VALUE, but got {' '.join(opts)}")
-    shots = [int(value) for key, value in pairs if key == "DATASET.NUM_SHOTS"]
-    rest = [word for pair in pairs if pair[0] != "DATASET.NUM_SHOTS" for word in pair]
-    return (shots[-1] if shots else 0), tuple(rest)
+    given = pairs(opts)
+    shots = int(given.pop("DATASET.NUM_SHOTS", 0))
+    return shots, tuple(word for pair in given.items() for word in pair)
 
 
 def print_table(jobs: Sequence[Job], compare: Sequence[tuple[str, str]] = ()) -> None:

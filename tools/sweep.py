@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -22,26 +21,24 @@ from pathlib import Path
 
 import yaml
 
-import train
-from configs import settings_file
+from configs import settings_file, unknown
+from configs.runs import is_zero_shot, variant_of
+from configs.worlds import EMBEDDED, REAL
 from dassl.config import flatten_cfg
 from dassl.utils import exit_status
+from tools.command import add_import, setup_cfg
+from tools.command import parse_args as parse_run
 from tools.jobs import Job, Worker, carry_out, shared_out, states
 from tools.protocols import (
-    EMBEDDED,
     PLACES,
-    REAL,
     TRANSFERS,
     Series,
     add_ranks,
-    embedded,
     jobs_of,
     print_table,
     take_shots,
     transfer,
-    unknown,
     usual_data,
-    zero_shot_methods,
 )
 from tools.slurm import read_settings, slurm_workers, tasks_of
 from tools.workers import ProcessWorker, local_worker
@@ -132,7 +129,7 @@ def check_lists(benchmark: Benchmark) -> None:
 
 def with_default_data(benchmark: Benchmark) -> Benchmark:
     """The benchmark with the source and the data sets that its protocol has in the papers."""
-    source, datasets = usual_data(benchmark.protocol, EMBEDDED if embedded(benchmark.source) else REAL)
+    source, datasets = usual_data(benchmark.protocol, EMBEDDED if benchmark.source in EMBEDDED else REAL)
     if benchmark.datasets is not None:
         datasets = benchmark.datasets
     return replace(benchmark, source=benchmark.source or source, datasets=datasets)
@@ -151,7 +148,7 @@ def plan_jobs(
     """Every job once, in an order in which each comes after those that it needs; first all of the first seed."""
     jobs: dict[str, Job] = {}
     for seed, method, shots, part in product(benchmark.seeds, benchmark.methods, benchmark.shots, parts(benchmark)):
-        if method.trainer in zero_shot_methods() and (seed, shots) != (benchmark.seeds[0], benchmark.shots[0]):
+        if is_zero_shot(method.trainer) and (seed, shots) != (benchmark.seeds[0], benchmark.shots[0]):
             continue  # neither changes anything
         start = Series(method.trainer, seed, method.config, shots=shots, root=root, out=out, imports=tuple(imports))
         for series, before in expand(start, method, part, opts):
@@ -171,17 +168,17 @@ def expand(
     start: Series, method: Method, benchmark: Benchmark, opts: Sequence[str]
 ) -> Iterator[tuple[Series, list[Job]]]:
     """A series for each combination of the method's settings, with the jobs that make its initial prompts."""
-    given_shots, last = take_shots(opts)
+    given_shots, last = take_shots(opts)  # for all rows of the table, and so in no row's name
     start = replace(start, shots=given_shots or start.shots)
     for values in product(*method.grid.values()):
         own = changes({**method.opts, **dict(zip(method.grid, values))}, start, benchmark)
         series = replace(
             start,
-            variant=variant(own) + ("-pretrained" if method.init else ""),
             opts=(*words(own), *last),
+            variant=variant_of(own),
         )
         if isinstance(method.init, Mapping):
-            before = pretraining(method.init, replace(start, opts=tuple(last)), benchmark)
+            before = pretraining(method.init, replace(start, opts=last, variant=""), benchmark)
             yield replace(series, init=before[0].output_dir, needs=(before[0].output_dir,)), before
         else:
             yield replace(series, init=method.init), []
@@ -200,21 +197,15 @@ def changes(settings: Mapping[str, object], plain: Series, benchmark: Benchmark)
 @cache
 def leaves(argv: tuple[str, ...]) -> dict[str, object]:
     """The whole config of a run by dotted key; ``KeyError`` or ``ValueError`` for options that it does not have."""
-    return flatten_cfg(train.setup_cfg(train.parse_args([*argv])))
+    return flatten_cfg(setup_cfg(parse_run(argv)))
 
 
 def pretraining(init: Mapping[str, object], like: Series, benchmark: Benchmark) -> list[Job]:
     """The run that makes the prompts a method starts from."""
     check_keys(init, Series)
-    world = EMBEDDED if all(map(embedded, benchmark.datasets)) else REAL
-    series = replace(like, config="", variant="", shots=16)
+    world = EMBEDDED if all(dataset in EMBEDDED for dataset in benchmark.datasets) else REAL
+    series = replace(like, config="", shots=16)
     return transfer(replace(series, **init), world.pretraining, (), "pretrain")
-
-
-def variant(settings: Mapping[str, object]) -> str:
-    """Folder name of settings that differ from the config file's, such as ``-prompt_depth_3``."""
-    names = (f"{key.rpartition('.')[2].lower()}_{value}" for key, value in settings.items())
-    return "".join("-" + re.sub(r"_?[^\w.+-]+", "_", name).strip("_") for name in names)
 
 
 def words(settings: Mapping[str, object]) -> list[str]:
@@ -275,7 +266,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--root", default=os.environ.get("DATA", ""), help="folder of the data sets (default: $DATA)")
     parser.add_argument("--out", default="output", help="folder of all results")
     parser.add_argument("--dry-run", action="store_true", help="list the jobs, what is done, and the commands")
-    train.add_import(parser)
+    add_import(parser)
     parser.add_argument("--only", type=comma_separated, default=[], metavar="NAME,...", help="methods, data sets")
     parser.add_argument("--seeds", type=numbers, default=[], metavar="N,...", help="instead of the file's")
     parser.add_argument("--gpus", type=comma_separated, default=[], metavar="N,...", help="one job on each of them")
@@ -295,7 +286,7 @@ def run(args: argparse.Namespace) -> int:
         for benchmark in benchmarks
         for name in (*([benchmark.source] if benchmark.protocol in TRANSFERS else []), *benchmark.datasets)
     ]
-    if not (args.root or args.dry_run or all(map(embedded, used))):
+    if not (args.root or args.dry_run or all(dataset in EMBEDDED for dataset in used)):
         raise ValueError(f"{args.file} needs data sets: give the folder that holds them by --root, or DATA=...")
     if any(benchmark.protocol == "complexity" for benchmark in benchmarks):
         return max(complexity(benchmark, args) for benchmark in benchmarks)
@@ -309,7 +300,7 @@ def run(args: argparse.Namespace) -> int:
     bad = carry_out(jobs, workers_for(args, len(jobs)))
     failed = {job.output_dir for job in bad}
     for benchmark, part in zip(benchmarks, planned):
-        starts = {need for job in part if job.is_training for need in job.needs}
+        starts = {need for job in part if not job.spec.evaluation for need in job.needs}
         if results := [job for job in part if job.output_dir not in starts | failed]:
             print_table(results, () if bad else benchmark.compare)
     return 1 if bad else 0

@@ -71,7 +71,7 @@ class ProcessWorker:
 
     def start(self, job: Job) -> None:
         device = {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu, "TQDM_DISABLE": "1"}
-        code = f"import sys; from tools.jobs import Job, work; sys.exit(work({job!r}, {self.quiet}))"
+        code = f"import sys; from tools.jobs import Job, RunSpec, work; sys.exit(work({job!r}, {self.quiet}))"
         project = Path(__file__).resolve().parents[1]
         path = os.pathsep.join(filter(None, [str(project), os.environ.get("PYTHONPATH")]))
         common = {**os.environ, **device, "PYTHONPATH": path}

@@ -17,6 +17,7 @@ from dassl.utils.tools import read_text, reading
 
 __all__ = [
     "CfgNode",
+    "changes_results",
     "check_values",
     "clean_cfg",
     "flatten_cfg",
@@ -28,6 +29,31 @@ __all__ = [
     "solve_batch",
 ]
 
+# Keys, or with a dot at the end sections, that change where a run takes place or how it is looked at, but not what is
+# learned.
+_HARMLESS = (
+    "DATALOADER.CACHE",
+    "DATALOADER.FEATURE_STORE",
+    "DATALOADER.NUM_WORKERS",
+    "DATALOADER.TEST.",
+    "DATASET.ROOT",
+    "MODEL.SHARD_CLASSES",
+    "MODEL.TEXT_MEMORY_GB",
+    "OUTPUT_DIR",
+    "RESUME",
+    "TEST.COMPUTE_CMAT",
+    "TEST.NO_TEST",
+    "TEST.PER_CLASS_RESULT",
+    "TEST.SPLIT",
+    "TRAIN.CHECKPOINT_FREQ",
+    "TRAIN.CHECKPOINT_MINUTES",
+    "TRAIN.CHECKPOINT_STEPS",
+    "TRAIN.KEEP_STATES",
+    "TRAIN.PRINT_FREQ",
+    "USE_CUDA",
+    "VERBOSE",
+    "VERSION",
+)
 _AT_LEAST_ONE = (
     "OPTIM.MAX_EPOCH",
     "DATALOADER.TEST.BATCH_SIZE",
@@ -220,3 +246,8 @@ def _check_key(cfg: CfgNode, key: str, where: str) -> None:
             hint = f"; nearest existing keys: {', '.join(near)}" if near else ""
             raise UnknownNameError(f"Non-existent config key: {key}{where}{hint}")
         node = node[part]
+
+
+def changes_results(key: str) -> bool:
+    """Whether an option can change what is learned."""
+    return not any(key.startswith(name) if name.endswith(".") else key == name for name in _HARMLESS)

@@ -13,44 +13,15 @@ import torchvision
 import yaml
 from yacs.config import CfgNode
 
-from dassl.config import flatten_cfg, read_yaml
+from dassl.config import changes_results, flatten_cfg, read_yaml
 from dassl.data.datasets import DatasetBase, fewshot_hash
 from dassl.ranks import current
 from dassl.utils import atomic_write, read_json, write_json
 
 __all__ = ["RunRecord", "recorded_config"]
 
-# Keys, or with a dot at the end sections, that change where a run takes place or how it is looked at, but not what is
-# learned.
-_HARMLESS = (
-    "DATALOADER.CACHE",
-    "DATALOADER.FEATURE_STORE",
-    "DATALOADER.NUM_WORKERS",
-    "DATALOADER.TEST.",
-    "DATASET.ROOT",
-    "MODEL.SHARD_CLASSES",
-    "MODEL.TEXT_MEMORY_GB",
-    "OUTPUT_DIR",
-    "RESUME",
-    "TEST.COMPUTE_CMAT",
-    "TEST.NO_TEST",
-    "TEST.PER_CLASS_RESULT",
-    "TEST.SPLIT",
-    "TRAIN.CHECKPOINT_FREQ",
-    "TRAIN.CHECKPOINT_MINUTES",
-    "TRAIN.CHECKPOINT_STEPS",
-    "TRAIN.KEEP_STATES",
-    "TRAIN.PRINT_FREQ",
-    "USE_CUDA",
-    "VERBOSE",
-    "VERSION",
-)
 # What makes the number of images in a step.
 _BATCH = ("DATALOADER.TRAIN_X.BATCH_SIZE", "NUM_RANKS", "OPTIM.ACCUM_STEPS", "OPTIM.GLOBAL_BATCH")
-
-
-def _is_harmless(key: str) -> bool:
-    return any(key.startswith(name) if name.endswith(".") else key == name for name in _HARMLESS)
 
 
 def recorded_config(directory: str) -> dict[str, Any]:
@@ -77,7 +48,7 @@ class RunRecord:
     """The history and results of one run.
 
     history: one dict per finished epoch: ``epoch`` (from 1), averages of the named losses, ``lr``, ``seconds``.
-    results: what the evaluator found, by split.
+    results: what the evaluator found, by split. run: what the caller knows of the run (JSON).
     """
 
     def __init__(self, cfg: CfgNode, run_seed: int) -> None:
@@ -87,6 +58,7 @@ class RunRecord:
         self.history: list[dict[str, Any]] = []
         self.results: dict[str, dict[str, Any]] = {}
         self.test_seconds = 0.0
+        self.run: dict[str, Any] = {}
 
     def write_config(self) -> None:
         """Write ``config.yaml``: the resolved options, with the seed that is really used."""
@@ -134,7 +106,7 @@ class RunRecord:
             f"  {key}: {old[key]} there, {new[key]} now"
             for key in sorted(old.keys() & new.keys())
             if old[key] != new[key]
-            and (lines if key in _BATCH else key in (*but, *self._selecting()) or not _is_harmless(key))
+            and (lines if key in _BATCH else key in (*but, *self._selecting()) or changes_results(key))
         ]
 
     def _selecting(self) -> tuple[str, ...]:
@@ -173,6 +145,7 @@ class RunRecord:
             "num_shots": cfg.DATASET.NUM_SHOTS,
             "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
             "world_size": cfg.NUM_RANKS,
+            "run": self.run,
             **facts,
             "results": self.results,
             "history": self.history,

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from sklearn.datasets import load_digits
 
+from configs.worlds import stems
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
 from datasets import EMBEDDED
@@ -82,8 +83,9 @@ def stem(kind: type[DatasetBase]) -> str:
 def test_protocols_know_the_groups_and_no_table_shows_a_development_set() -> None:
     world = protocols.EMBEDDED
     assert stem(SOURCE) == world.source == world.pretraining
-    assert {*map(stem, (*TARGETS, *REAL, *FORGOTTEN))} == {*world.targets}
-    assert {*map(stem, SHIFTED)} == {*world.shifts}
+    assert {*map(stem, TARGETS)} == {*world.targets} and {*map(stem, (*REAL, *FORGOTTEN))} == {*world.others}
+    assert {*map(stem, SHIFTED)} == {*world.shifts} and {*map(stem, DEVELOPMENT)} == {*world.development}
+    assert {*map(stem, EMBEDDED)} == {name for name in stems().values() if name in world}
     for path in (CONFIGS.parent / "benchmarks").glob("embedded_*.yaml"):
         content = yaml.safe_load(path.read_text())
         methods = [

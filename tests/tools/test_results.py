@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from configs.worlds import REAL
 from dassl.config import load_yaml
 from tests.tools.runs_on_disk import STEMS, classes, make_pair, make_run, records, table_of
 from tools.results import published
 from tools.results.__main__ import main
 from tools.results.runs import read_runs
 from tools.results.sample import Sample, average, confidence_half_width, harmonic, harmonic_mean, ranks, verdict
-from tools.results.tables import BENCHMARK, IMAGENET_SHIFTS, build
+from tools.results.tables import build
 
 HALF_WIDTH_123 = 4.302653 / math.sqrt(3)  # of 1, 2, 3 around their mean: t(0.975, 2) * 1 / sqrt(3)
 
@@ -70,21 +71,21 @@ def printed(protocol: str, method: str, dataset: str, metric: str = "accuracy", 
 @pytest.mark.parametrize("method", ["CLIP", "CoOp", "CoCoOp", "MaPLe", "PromptSRC", "KgCoOp", "ProGrad", "TCP"])
 def test_printed_base2new_averages_are_the_means_of_the_data_sets(method: str):
     for column in ("base", "new"):
-        mean = sum(printed("base2new", method, dataset, column) for dataset in BENCHMARK) / 11
+        mean = sum(printed("base2new", method, dataset, column) for dataset in REAL.benchmark) / 11
         assert mean == pytest.approx(printed("base2new", method, "average", column), abs=0.021)
     halves = [printed("base2new", method, "average", column) for column in ("base", "new")]
     assert harmonic_mean(*halves) == pytest.approx(printed("base2new", method, "average", "H"), abs=0.02)
 
 
 def test_printed_h_of_maple_is_that_of_its_halves():
-    for dataset in BENCHMARK:
+    for dataset in REAL.benchmark:
         halves = [printed("base2new", "MaPLe", dataset, column) for column in ("base", "new")]
         assert harmonic_mean(*halves) == pytest.approx(printed("base2new", "MaPLe", dataset, "H"), abs=0.02)
 
 
 @pytest.mark.parametrize("method", ["CLIP", "CoOp", "CoCoOp", "MaPLe", "PromptSRC", "TCP"])
 def test_printed_transfer_averages(method: str):
-    for protocol, targets in (("xd", set(BENCHMARK) - {"imagenet"}), ("dg", set(IMAGENET_SHIFTS))):
+    for protocol, targets in (("xd", set(REAL.targets)), ("dg", set(REAL.shifts))):
         mean = sum(printed(protocol, method, dataset) for dataset in targets) / len(targets)
         assert mean == pytest.approx(printed(protocol, method, "average"), abs=0.02)
 
@@ -93,7 +94,7 @@ def test_every_printed_number_is_plausible_has_a_source_and_occurs_once():
     rows = published.load()
     assert all(0 < row.value < 100 and row.source for row in rows)
     keys = [
-        (row.protocol, row.method, row.cfg, row.backbone, row.shots, row.source_dataset, row.dataset, row.metric)
+        (row.protocol, row.method, row.options, row.backbone, row.shots, row.source_dataset, row.dataset, row.metric)
         for row in rows
     ]
     assert len(keys) == len(set(keys))
@@ -112,17 +113,13 @@ VARIANTS = [  # method, settings' file, H of the average
 ]
 
 
-@pytest.mark.parametrize("recorded", [True, False])
 @pytest.mark.parametrize(("method", "setting", "expected"), VARIANTS)
-def test_variants_have_their_own_printed_rows(
-    method: str, setting: str, expected: float | None, recorded: bool, tmp_path: Path
-):
-    """By the options of a run that says them, whatever its folder; by the folder's name of one that does not."""
+def test_variants_have_their_own_printed_rows(method: str, setting: str, expected: float | None, tmp_path: Path):
+    """By the options of a run, whatever its folder."""
     config = load_yaml(f"configs/trainers/{method}/{setting}.yaml")
     section = config.setdefault("TRAINER", {}).setdefault(method.upper(), {})
     section.setdefault("UNIFIED", False)
-    folder = tmp_path / f"base2new/train_base/dtd/shots_16/{method}/{'anything' if recorded else setting}/seed1"
-    make_run(folder, 80.0, config if recorded else {}, trainer=method)
+    make_run(tmp_path / "anything/seed1", 80.0, config, trainer=method)
     rows = published.select("base2new", "ViT-B/16", 16)
     found = published.find(rows, read_runs([tmp_path]), "average", "H")
     assert (found and found.value) == expected
@@ -202,17 +199,22 @@ def test_zero_shot_alone_makes_a_table(tmp_path: Path):
     assert table_of(tmp_path, "fewshot").rows["CLIP"]["dtd", "0"].sample.mean == 50.0
 
 
+SHALLOWER = {"TRAINER": {"MAPLE": {"N_CTX": 2, "PROMPT_DEPTH": 3, "UNIFIED": False}}}  # as published
+
+
 def make_transfer(root: Path, shift: float = 0.0, seed: int = 1, backbone: str = "ViT-B/16") -> None:
-    folder = make_run(root / f"imagenet/MaPLe/xd_16shots/seed{seed}", 70 + shift, dataset="ImageNet", backbone=backbone)
+    place = root / f"imagenet/MaPLe/xd_16shots/seed{seed}"
+    folder = make_run(place, 70 + shift, SHALLOWER, dataset="ImageNet", backbone=backbone)
     for number, name in enumerate(("DescribableTextures", "EuroSAT", "ImageNetV2", "ImageNetA")):
         make_run(
             root / f"evaluation/MaPLe/xd_16shots/{name}/seed{seed}",
             40 + 10 * number + shift,
+            SHALLOWER,
             dataset=name,
             backbone=backbone,
             num_shots=-1,
             eval_only=True,
-            model_dir=str(folder) if seed == 1 else "",  # an older run does not say; the folders do
+            model_dir=str(folder),
         )
 
 
@@ -261,9 +263,10 @@ def test_settings_of_the_same_data_get_rows_of_their_own(tmp_path: Path):
 
 def test_run_made_by_hand_shows_up(tmp_path: Path):
     for seed in (1, 2):
-        trained = make_run(tmp_path / f"mine/try_seed{seed}", 80.0, subsample_classes="base", seed=seed)
+        facts = {"seed": seed, "settings": "mine"}
+        trained = make_run(tmp_path / f"mine/try_seed{seed}", 80.0, subsample_classes="base", **facts)
         place = tmp_path / f"elsewhere/{seed}"
-        make_run(place, 60.0, subsample_classes="new", eval_only=True, seed=seed, model_dir=str(trained))
+        make_run(place, 60.0, subsample_classes="new", eval_only=True, model_dir=str(trained), **facts)
     (row,) = table_of(tmp_path, "base2new").rows.values()
     assert row["dtd", "H"].sample.mean == pytest.approx(harmonic_mean(80, 60))
     assert len(row["dtd", "H"].sample.by_seed) == 2
@@ -275,8 +278,8 @@ def test_run_made_by_hand_shows_up(tmp_path: Path):
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     for seed in (1, 2):
-        make_pair(tmp_path / "runs", 80.0 + seed, 70.0 + seed, seed)
-        make_pair(tmp_path / "runs", 82.0 + seed, 60.0 + seed, seed, trainer="RPP", setting="a_b|c&d")
+        make_pair(tmp_path / "runs", 80.0 + seed, 70.0 + seed, seed, config={})
+        make_pair(tmp_path / "runs", 82.0 + seed, 60.0 + seed, seed, trainer="RPP", setting="a_b|c&d", config={})
     return tmp_path / "runs"
 
 
@@ -436,7 +439,7 @@ BROKEN = {  # what a record holds where something else belongs: the warning name
     "history": ({"history": {"epoch": 1}}, "history must be a list"),
     "epoch": ({"history": [{"epoch": "1", "loss": 1.0}]}, "history[0].epoch must be a whole number"),
     "loss": ({"history": [{"epoch": 1, "loss": math.inf}]}, "history[0].loss must be a finite number, but is inf"),
-    "own images": ({"config": {"DATASET": {"PATH": ["a"]}}}, "DATASET.PATH must be a path"),
+    "own images": ({"config": {"DATASET": {"PATH": ["a"]}}, "run": {}}, "DATASET.PATH must be a path"),
 }
 
 
@@ -477,7 +480,7 @@ def test_user_errors_are_one_line_and_exit_2(
     tmp_path: Path, capsys: pytest.CaptureFixture, arguments: list[str], message: str
 ):
     (tmp_path / "empty").mkdir()
-    make_pair(tmp_path / "runs", 80.0, 70.0)
+    make_pair(tmp_path / "runs", 80.0, 70.0, config={})
     assert main([str(tmp_path / ("runs" if arguments else "empty")), *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

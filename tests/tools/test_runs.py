@@ -1,28 +1,40 @@
 """What ``python -m tools.results`` reads of runs on disk: the record counts, not the folder's name."""
 
-import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-import train
 from dassl.config import flatten_cfg
-from tests.tools.runs_on_disk import STEMS, make_pair, make_run, records, table_of
+from tests.tools.runs_on_disk import MAPLE, make_pair, make_run, records, table_of
+from tools.command import parse_args, setup_cfg
 from tools.results import published
+from tools.results.__main__ import main
 from tools.results.runs import read_runs
 from tools.results.tables import build
 
 
-def test_shots_of_the_record_count(tmp_path: Path, capsys: pytest.CaptureFixture):
-    """Of a training run and, through it, of its evaluations; one warning for the whole tree."""
+def test_a_moved_and_renamed_tree_gives_the_same_tables(tmp_path: Path, capsys: pytest.CaptureFixture):
+    """What is shown is on record: neither folders nor the paths in them count."""
     for seed in (1, 2):
-        make_pair(tmp_path, 80.0, 70.0, seed, num_shots=4)
-    table = table_of(tmp_path, "base2new")
-    assert table.shots == 4 and table.title.endswith("4 shots")
-    assert not [result for row in table.rows.values() for result in row.values() if result.published]  # of 16 shots
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "shots_16" in line and "16 shots" in line and "record says 4" in line and "3 more" in line
+        make_pair(tmp_path / "old", 80.0 + seed, 70.0, seed, num_shots=4)
+        make_pair(tmp_path / "old", 81.0, 71.0 + seed, seed, setting="other", num_shots=4)
+        facts = {"trainer": "CoOp", "seed": seed}
+        source = make_run(tmp_path / f"old/imagenet/CoOp/xd_16shots/{seed}", 70.0, dataset="ImageNet", **facts)
+        facts |= {"eval_only": True, "num_shots": -1, "model_dir": str(source)}
+        for number, name in enumerate(("EuroSAT", "DescribableTextures", "ImageNetV2")):
+            make_run(tmp_path / f"old/evaluation/{name}/{seed}", 40.0 + number * seed, dataset=name, **facts)
+    tables = []
+    for root in (tmp_path / "old", tmp_path / "new"):
+        assert main([str(root)]) == 0
+        tables.append(capsys.readouterr())
+        if root.name == "old":
+            for number, file in enumerate(sorted(root.rglob("metrics.json"))):
+                shutil.move(file.parent, tmp_path / f"new/{number:02d}/dtd/RPP/x_1shots/seed9")
+            shutil.rmtree(root)
+    assert tables[0] == tables[1] and "xd" not in tables[0].err
+    assert tables[0].out.count("4 shots") == 1 and "MaPLe other" in tables[0].out and "eurosat" in tables[0].out
 
 
 def test_validation_results_stand_apart_and_beside_no_published_number(tmp_path: Path):
@@ -39,44 +51,14 @@ def test_validation_results_stand_apart_and_beside_no_published_number(tmp_path:
         assert (published.find(rows, ours, "dtd", "base") is None) == (split == "val")
 
 
-def test_shots_of_transferred_prompts_are_those_of_the_recorded_training(tmp_path: Path):
-    """An evaluation's own -1 is about its test data, and the folder's name counts only if nothing is recorded."""
-    trained = make_run(tmp_path / "home/imagenet/MaPLe/xd_16shots/seed1", 70.0, num_shots=4, dataset="ImageNet")
-    config = {"DATASET": {"NAME": "ImageNet", "NUM_SHOTS": 4}}
-    (trained / "config.yaml").write_text(json.dumps(config))
-    facts = {"num_shots": -1, "eval_only": True}
-    for name, model_dir in (("EuroSAT", str(trained)), ("DescribableTextures", str(tmp_path / "gone"))):
-        where = tmp_path / f"away/evaluation/MaPLe/xd_16shots/{STEMS[name]}/seed1"
-        make_run(where, 40.0, dataset=name, model_dir=model_dir, **facts)
-    for roots in (
-        [tmp_path / "home", tmp_path / "away"],
-        [tmp_path / "away"],
-    ):  # found or not, it is on record
-        found = {run.dataset: (run.shots, run.source) for run in read_runs(roots)}
-        assert found["eurosat"] == (4, "imagenet") and found["dtd"] == (16, "")
-
-
-@pytest.mark.parametrize(
-    ("folder", "facts", "words"),
-    [
-        ("eurosat/MaPLe/x_16shots/seed1", {}, "data set eurosat, but the record says dtd"),
-        ("dtd/CoOp/x_16shots/seed1", {}, "method CoOp, but the record says MaPLe"),
-        ("dtd/MaPLe/x_16shots/seed3", {"seed": 1}, "seed 3, but the record says 1"),
-        ("photos/mine/x_16shots/seed1", {}, ""),  # folders of a user's own, which say nothing
-        ("dtd/ZeroshotCLIP/x_16shots/seed1", {"trainer": "ZeroshotCLIP", "eval_only": True}, ""),
-    ],
-)
-def test_folders_that_contradict_the_record(
-    folder: str, facts: dict, words: str, tmp_path: Path, capsys: pytest.CaptureFixture
-):
-    make_run(tmp_path / folder, 80.0, **facts)
-    (run,) = read_runs([tmp_path])
-    assert (run.dataset, run.seed) == ("dtd", 1)
-    error = capsys.readouterr().err
-    assert (words in error and error.count("\n") == 1) if words else not error
-
-
-MAPLE = {"N_CTX": 2, "PROMPT_DEPTH": 9, "UNIFIED": False}
+def test_runs_of_the_familys_own_code_are_told_by_their_folders(tmp_path: Path):
+    """Which have none of our records: settings by the run's folder, source and shots by the checkpoint's."""
+    source = "imagenet/MaPLe/xd_16shots/nctx2/seed1"
+    facts = {"eval_only": True, "model_dir": f"/elsewhere/{source}", "num_shots": -1, "dataset": "EuroSAT", "run": {}}
+    make_run(tmp_path / "output/evaluation/MaPLe/xd_16shots/nctx2/eurosat/seed1", 40.0, **facts)
+    make_run(tmp_path / f"output/{source}", 70.0, dataset="ImageNet", run={})
+    away, home = read_runs([tmp_path])
+    assert (away.source, away.shots, away.setting) == ("imagenet", 16, "xd/nctx2") == (home.dataset, 16, home.setting)
 
 
 @pytest.mark.parametrize(
@@ -86,22 +68,17 @@ MAPLE = {"N_CTX": 2, "PROMPT_DEPTH": 9, "UNIFIED": False}
 def test_published_numbers_are_those_of_the_options(
     setting: str, changes: dict, expected: float | None, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
-    config = {"TRAINER": {"MAPLE": {**MAPLE, **changes}}}
+    config = {"TRAINER": {"MAPLE": {**MAPLE["TRAINER"]["MAPLE"], **changes}}}
     make_pair(tmp_path, 80.0, 70.0, setting=setting, config=config)
     base = next(one for one in records(capsys, tmp_path) if one["metric"] == "base")
     assert base["published"] == expected
 
 
 def test_options_of_published_rows_exist():
-    """A key that no config has would quietly choose by the folder's name."""
+    """A key that no config has would quietly fit no run."""
     for row in {(row.method, row.options): row for row in published.load() if row.options}.values():
-        known = flatten_cfg(train.setup_cfg(train.parse_args(["--trainer", row.method])))
+        known = flatten_cfg(setup_cfg(parse_args(["--trainer", row.method])))
         assert published.options_of(row).keys() <= known.keys()
-
-
-def test_own_images_are_named_by_their_path(tmp_path: Path):
-    make_run(tmp_path / "a", 80.0, dataset="Folder", config={"DATASET": {"PATH": "/home/me/photos"}})
-    assert read_runs([tmp_path])[0].dataset == "photos"
 
 
 def test_newer_of_two_equal_seeds_counts(tmp_path: Path, capsys: pytest.CaptureFixture):

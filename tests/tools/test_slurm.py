@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from configs.runs import RunSpec
 from tools import slurm, sweep
 from tools.jobs import Job
 
 from ..processes import children, descendants
 from ..test_kills import check_same, go, words
 from ..test_torchrun import wait_for
+
+RUN = RunSpec("RPP", "tiny_shapes")
 
 
 def local(folder: Path, **settings: int) -> slurm.SlurmWorker:
@@ -36,7 +39,7 @@ def test_a_preempted_training_goes_on_in_the_queue(size: int, first: str, tmp_pa
     (whole := tmp_path / "whole").mkdir()
     assert [status for status, _ in go(whole, words(whole, "RPP", size), size)] == [0] * size
     worker = local(tmp_path, tasks_per_node=size)
-    worker.start(Job(str(tmp_path / "run"), tuple(map(str, words(tmp_path, "RPP", size))), ranks=size))
+    worker.start(Job(RUN, str(tmp_path / "run"), tuple(map(str, words(tmp_path, "RPP", size))), ranks=size))
     wait_for(log := tmp_path / "run" / "log.txt", "epoch [1/3] batch [3/10]", seconds=200)
     controller = int(worker.submitted.job_id)
     if first == "SIGTERM":
@@ -73,7 +76,7 @@ def requeued(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 def task(monkeypatch: pytest.MonkeyPatch, work: Callable[[], int]) -> slurm.Task:
     monkeypatch.setattr(slurm, "work", lambda job: work())
-    return slurm.Task(Job("run", ()))
+    return slurm.Task(Job(RUN, "run", ()))
 
 
 def preempt() -> int:
@@ -118,7 +121,7 @@ def test_another_task_leaves_quietly_what_the_first_one_requeues(
 
     monkeypatch.setattr(slurm, "work", work)
     with pytest.raises(SystemExit) as end:
-        slurm.Task(Job("run", (), ranks=2))()
+        slurm.Task(Job(RUN, "run", (), ranks=2))()
     assert end.value.code == 0 and went_on == [0] and requeued == [1]
 
 

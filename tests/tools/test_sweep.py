@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from configs.runs import RunSpec
 from dassl.utils import lock, read_json, sole_user_of
 from tools import jobs, sweep, workers
 from tools.sweep import Benchmark, Method
 
 from .small_world import TINY, accuracies, epochs_in, small_world, start_sweep  # noqa: F401 - a fixture
 
+RUN = RunSpec("RPP", "tiny_shapes")
 BENCHMARKS = sorted(Path("configs/benchmarks").glob("*.yaml"))
 EPOCHS = 12  # each takes a twentieth of a second
 LONGER = (*TINY, "OPTIM.MAX_EPOCH", str(EPOCHS))
@@ -203,7 +205,7 @@ def test_mistakes_of_ranks(words: tuple[str, ...], text: str, capsys: pytest.Cap
 def test_a_gpu_is_given_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
     monkeypatch.setattr(workers.subprocess, "Popen", lambda words, env, **_: started.append((words, env)))
-    workers.ProcessWorker("3").start(jobs.Job(str(tmp_path), ("--trainer", "RPP")))
+    workers.ProcessWorker("3").start(jobs.Job(RUN, str(tmp_path), ("--trainer", "RPP")))
     ((words, env),) = started
     assert env["CUDA_VISIBLE_DEVICES"] == "3" and "--trainer" in words[-1]
 
@@ -235,7 +237,7 @@ class Recorder:
 
 
 def job(folder: Path, name: str, *needs: str) -> jobs.Job:
-    return jobs.Job(str(folder / name), ("--trainer", "CoOp"), tuple(str(folder / need) for need in needs))
+    return jobs.Job(RUN, str(folder / name), ("--trainer", "CoOp"), tuple(str(folder / need) for need in needs))
 
 
 def test_jobs_run_side_by_side_and_wait_for_what_they_need(tmp_path: Path) -> None:

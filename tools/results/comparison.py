@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from configs.runs import variant_of
+from configs.worlds import REAL
+
 from . import published
 from .published import Published
-from .rows import AVERAGE, BENCHMARK, IMAGENET_SHIFTS, Key, Result, Table
+from .rows import AVERAGE, Key, Result, Table
 
 # The data sets of a printed average: ours is compared with it only if it is over the same ones.
 PRINTED_OVER = {
-    "base2new": set(BENCHMARK),
-    "fewshot": set(BENCHMARK),
-    "xd": set(BENCHMARK) - {"imagenet"},
-    "dg": set(IMAGENET_SHIFTS),
+    "base2new": set(REAL.benchmark),
+    "fewshot": set(REAL.benchmark),
+    "xd": set(REAL.targets),
+    "dg": set(REAL.shifts),
 }
 
 
@@ -59,7 +62,7 @@ def with_other_methods(table: Table) -> Table:
     for printed in rows:
         key = (printed.dataset, printed.metric)
         if printed.method not in ours and key in places:
-            several = len({row.cfg for row in rows if row.method == printed.method}) > 1
-            name = f"{printed.method} {printed.cfg.strip('.*')}" if several else printed.method
+            several = len({row.options for row in rows if row.method == printed.method}) > 1
+            name = f"{printed.method} {variant_of(published.options_of(printed))}" if several else printed.method
             table.rows.setdefault(name, {})[key] = Result(None, published=printed)
     return table

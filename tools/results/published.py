@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,14 +17,12 @@ FOLDER = Path(__file__).with_name("published")
 class Published:
     """One printed number, in percent.
 
-    options: ``KEY=VALUE ...``, the configuration it belongs to, since papers print variants too; cfg: regular
-    expression of the settings' names, for runs that have no configuration on record. shots and source_dataset: "" for
-    any. dataset: stem of its config file, or ``average``. metric: base, new, H or accuracy.
+    options: ``KEY=VALUE ...``, the configuration it belongs to, since papers print variants too. shots and
+    source_dataset: "" for any. dataset: stem of its config file, or ``average``. metric: base, new, H or accuracy.
     """
 
     protocol: str
     method: str
-    cfg: str
     options: str
     backbone: str
     shots: str
@@ -73,7 +70,4 @@ def find(rows: list[Published], runs: Sequence[Run], dataset: str, metric: str) 
 def _fits(row: Published, run: Run) -> bool:
     if run.split != "test" or (run.zero_shot and run.setting):  # papers use each data set's own words
         return False
-    wanted = options_of(row)
-    if wanted.keys() <= run.config.keys():
-        return all(str(run.config[name]) == value for name, value in wanted.items())
-    return re.fullmatch(row.cfg, run.setting) is not None
+    return all(str(run.config.get(name)) == value for name, value in options_of(row).items())

@@ -11,24 +11,18 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
+from configs.worlds import EMBEDDED, REAL
+
 from .published import Published
 from .runs import Run, warn
 from .sample import Sample, average, ranks, verdict
 
-BENCHMARK = (
-    *("imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101"),
-    *("fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101"),
-)
-IMAGENET_SHIFTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
-TINY_TARGETS = ("tiny_shapes", "tiny_textures", "tiny_print", "tiny_counts", "tiny_scenes")
-TINY_OTHERS = ("tiny_digits", "tiny_photos")  # another world than the source's: real, and what prompts forget
-TINY_SHIFTS = ("tiny_source_tint", "tiny_source_noise", "tiny_source_sketch", "tiny_source_warp")
 AVERAGE = "average"
 ALL_IMAGES = "all images"  # the column after those of 1, 2, 4, ... shots
-ORDERED = ("imagenet_21k", "tiny_source", *BENCHMARK, *TINY_TARGETS, *TINY_OTHERS, *IMAGENET_SHIFTS)
+ORDERED = dict.fromkeys((REAL.pretraining, EMBEDDED.pretraining, *REAL.benchmark, *EMBEDDED.benchmark, *REAL.shifts))
 ORDER = {name: place for place, name in enumerate(ORDERED)}
 ORDER |= {"xd": 101, "dg": 102, "all": 103}  # a data set that is not listed: 100
-NO_TARGETS = ("imagenet", *TINY_OTHERS)  # in a table of transfers, but not in its average
+NO_TARGETS = (REAL.source, *EMBEDDED.others)  # in a table of transfers, but not in its average
 COLUMNS = ("base", "new", "H", "accuracy", AVERAGE)
 # What makes two runs the same recipe; seeds that differ in these are averaged, but not silently.
 RECIPE = ("DATALOADER.TRAIN_X.", "INPUT.", "MODEL.BACKBONE.NAME", "OPTIM.", "TRAINER.")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from configs.worlds import EMBEDDED, REAL
+
 from .comparison import lay_beside_published
 from .rows import (
     ALL_IMAGES,
     AVERAGE,
-    BENCHMARK,
-    IMAGENET_SHIFTS,
     NO_TARGETS,
-    TINY_OTHERS,
-    TINY_SHIFTS,
-    TINY_TARGETS,
     Key,
     Result,
     Table,
@@ -27,7 +24,7 @@ from .rows import (
 from .runs import Run
 from .sample import harmonic
 
-__all__ = ["BENCHMARK", "IMAGENET_SHIFTS", "TINY_OTHERS", "TINY_SHIFTS", "TINY_TARGETS", "Table", "build"]
+__all__ = ["Table", "build"]
 
 
 def build(runs: list[Run]) -> list[Table]:
@@ -112,7 +109,7 @@ def transfer(runs: list[Run]) -> list[Table]:
 
 
 def _targets(row: dict[Key, Result], source: str, shifted: bool) -> list[str]:
-    shifts = (*IMAGENET_SHIFTS, *TINY_SHIFTS)
+    shifts = (*REAL.shifts, *EMBEDDED.shifts)
     return [dataset for dataset, _ in row if dataset != source and (dataset in shifts) == shifted]
 
 

@@ -17,6 +17,7 @@ from configs import ROOT as CONFIGS
 from configs import methods
 from dassl.data.transforms import build_transform
 from dassl.utils import read_json
+from tools.command import parse_args, setup_cfg
 from tools.jobs import silence
 from trainers.load import ZERO_SHOT
 
@@ -54,7 +55,7 @@ class Setup:
         words = [*arguments, "--eval-only", "--output-dir", str(folder)]
         options = ["DATASET.NUM_SHOTS", "-1", "DATASET.HELD_OUT", "0", "TEST.COMPUTE_CMAT", "True", *opts]
         with silence():
-            train.run(train.parse_args([*words, *options, *self.backbone()]))
+            train.run(parse_args([*words, *options, *self.backbone()]))
         return read_json(str(folder / "metrics.json"))
 
     def compare(self, what: str, wanted: Accuracy, arguments: Sequence[str], *opts: str) -> Verdict:
@@ -98,7 +99,7 @@ def verify_images(setup: Setup, dataset: str) -> Iterator[Verdict]:
     """What the test pipeline does to pictures, beside what CLIP's own does: measured, whatever the settings say."""
     words = setup.arguments(ZERO_SHOT, "zeroshot", dataset)
     with silence():
-        cfg = train.setup_cfg(train.parse_args([*words, "OUTPUT_DIR", str(setup.out), *setup.backbone()]))
+        cfg = setup_cfg(parse_args([*words, "OUTPUT_DIR", str(setup.out), *setup.backbone()]))
         transform = build_transform(cfg, is_train=False)
     size = max(cfg.INPUT.SIZE)
     black, white = (transform(Image.new("RGB", (size, size), colour)).mean(dim=(1, 2)) for colour in ("black", "white"))
