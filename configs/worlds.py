@@ -26,12 +26,12 @@ class World:
     printed: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def benchmark(self) -> tuple[str, ...]:
+    def datasets(self) -> tuple[str, ...]:
         """Those of base-to-new and few-shot tables."""
         return (self.source, *self.targets, *self.others)
 
     def __contains__(self, dataset: str) -> bool:
-        return dataset in (self.pretraining, *self.benchmark, *self.shifts, *self.development)
+        return dataset in (self.pretraining, *self.datasets, *self.shifts, *self.development)
 
 
 def _world(groups: Mapping[str, object]) -> World:

@@ -73,7 +73,7 @@ class ImageDataset(DatasetBase):
         return self.subsample_classes(train, val, test, subsample=subsample)
 
 
-class Benchmark(ImageDataset):
+class PublishedDataset(ImageDataset):
     """A published data set in a folder of its own below ``DATASET.ROOT``."""
 
     dataset_dirs: tuple[str, ...] = ()  # names of that folder, the family's first; the first that exists is taken
@@ -127,7 +127,7 @@ class Benchmark(ImageDataset):
         )
 
 
-class SplitBenchmark(Benchmark):
+class ListedDataset(PublishedDataset):
     """A data set whose images are listed in the CoOp authors' ``split_zhou_*.json``.
 
     Without that file a split is cut with the authors' procedure but our seed: good for work, not for comparison.

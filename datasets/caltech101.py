@@ -4,11 +4,11 @@ from typing import ClassVar
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .base import SplitBenchmark
+from .base import ListedDataset
 
 
 @DATASET_REGISTRY.register()
-class Caltech101(SplitBenchmark):
+class Caltech101(ListedDataset):
     """Labels follow the folder names, capitals first; four class names are not their folder's."""
 
     dataset_dirs = ("caltech-101", "caltech101")

@@ -2,11 +2,11 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .base import SplitBenchmark
+from .base import ListedDataset
 
 
 @DATASET_REGISTRY.register()
-class DescribableTextures(SplitBenchmark):
+class DescribableTextures(ListedDataset):
     """All images, cut anew; the official splits in ``labels/`` are not used."""
 
     dataset_dirs = ("dtd",)

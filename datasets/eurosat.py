@@ -4,11 +4,11 @@ from typing import ClassVar
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .base import SplitBenchmark
+from .base import ListedDataset
 
 
 @DATASET_REGISTRY.register()
-class EuroSAT(SplitBenchmark):
+class EuroSAT(ListedDataset):
     """All images, cut anew; most folder names are spelled out."""
 
     dataset_dirs = ("eurosat",)

@@ -3,12 +3,12 @@
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import reading
 
-from .base import SplitBenchmark
+from .base import ListedDataset
 from .splits import Item, Split, label_of
 
 
 @DATASET_REGISTRY.register()
-class FGVCAircraft(SplitBenchmark):
+class FGVCAircraft(ListedDataset):
     """The official train, val and test lists of variants; images keep their copyright banner."""
 
     dataset_dirs = ("fgvc_aircraft", "fgvc-aircraft-2013b/data")

@@ -2,11 +2,11 @@
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .base import SplitBenchmark
+from .base import ListedDataset
 
 
 @DATASET_REGISTRY.register()
-class Food101(SplitBenchmark):
+class Food101(ListedDataset):
     """All images, cut anew; the official lists in ``meta/`` are not used."""
 
     dataset_dirs = ("food-101",)

@@ -8,7 +8,7 @@ from yacs.config import CfgNode
 from dassl.data.datasets import DATASET_REGISTRY, Table
 from dassl.utils import read_text
 
-from .base import Benchmark
+from .base import PublishedDataset
 from .checks import describe, first
 from .fewshot import fingerprint, rows_hash
 from .index import ClassFolders
@@ -19,7 +19,7 @@ from .templates import imagenet_templates_select
 CLIP_NAMES_SHA256 = "571ae1c583b4be7da87519494c52bf405a46af05d5815627c7a0dee997068b60"
 
 
-class WordNetFolders(Benchmark):
+class WordNetFolders(PublishedDataset):
     """Train and val folders of class folders; val serves as test, and as val unless ``DATASET.HELD_OUT`` makes one.
 
     Images are taken in sorted order, so that few-shot picks are the same on every file system; the original
@@ -90,7 +90,7 @@ class ImageNet(WordNetFolders):
         return imagenet_templates_select()
 
 
-class ImageNetShift(Benchmark):
+class ImageNetShift(PublishedDataset):
     """A shifted test set for ImageNet: class folders of test images only, named as in ImageNet.
 
     The test list stands in for the training list; shots and base/new classes have no effect.

@@ -3,12 +3,12 @@
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import read_json, reading
 
-from .base import SplitBenchmark
+from .base import ListedDataset
 from .splits import Item, Split, split_classes
 
 
 @DATASET_REGISTRY.register()
-class OxfordFlowers(SplitBenchmark):
+class OxfordFlowers(ListedDataset):
     """All 8,189 images, cut anew; the official split is not used."""
 
     dataset_dirs = ("oxford_flowers", "flowers-102")

@@ -3,12 +3,12 @@
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import reading
 
-from .base import SplitBenchmark
+from .base import ListedDataset
 from .splits import Item, Split, hold_out_val
 
 
 @DATASET_REGISTRY.register()
-class OxfordPets(SplitBenchmark):
+class OxfordPets(ListedDataset):
     """Official test images; the official trainval list is cut into train and val."""
 
     dataset_dirs = ("oxford_pets", "oxford-iiit-pet")

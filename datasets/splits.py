@@ -15,7 +15,7 @@ SPLIT_SEED = 0  # of the splits drawn here when the authors' split file is missi
 
 
 class Item(NamedTuple):
-    """One image: a row of a split file."""
+    """An image as a list on disk names it; the engine's ``Datum`` is made of it where the folder is known."""
 
     path: str  # below the image folder, parts joined by "/"
     label: int

@@ -3,12 +3,12 @@
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import reading
 
-from .base import SplitBenchmark
+from .base import ListedDataset
 from .splits import Item, Split, hold_out_val, label_of
 
 
 @DATASET_REGISTRY.register()
-class SUN397(SplitBenchmark):
+class SUN397(ListedDataset):
     """Official partition 01; its training images are cut into train and val."""
 
     dataset_dirs = ("sun397", "SUN397")

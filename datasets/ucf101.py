@@ -5,12 +5,12 @@ import re
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import reading
 
-from .base import SplitBenchmark
+from .base import ListedDataset
 from .splits import Item, Split, hold_out_val, label_of
 
 
 @DATASET_REGISTRY.register()
-class UCF101(SplitBenchmark):
+class UCF101(ListedDataset):
     """Official list 01; its training clips are cut into train and val, clip by clip."""
 
     dataset_dirs = ("ucf101",)

@@ -112,7 +112,7 @@ def usual_data(protocol: str, world: World) -> tuple[str, tuple[str, ...]]:
     source, targets = world.source, (*world.targets, *world.others)
     if protocol == "pretrain":
         return world.pretraining, targets + world.shifts
-    return source, {"xd": targets, "dg": world.shifts}.get(protocol, world.benchmark)
+    return source, {"xd": targets, "dg": world.shifts}.get(protocol, world.datasets)
 
 
 def training(series: Series, dataset: str, *opts: str, classes: str = "all") -> Job:

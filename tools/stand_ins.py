@@ -24,7 +24,7 @@ from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.utils import read_json
 from datasets.base import MAX_VAL_SHOTS
 from datasets.templates import ensemble
-from datasets.verify import FINGERPRINTS
+from tools.data.verify import FINGERPRINTS
 
 NAME = "StandIn"
 PHOTO = (500, 375)  # width and height of a photo as it is stored: ImageNet's usual size

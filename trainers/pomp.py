@@ -20,7 +20,7 @@ class POMP(CoOp):
         EPT: bool = True  # sample classes; False is CoOp over all of them
         LOCAL_CORRECTION: bool = True
         CORRECTION_LOG: str = option("log10", choices=CORRECTION_LOGS)  # as published; ln is what a softmax needs
-        NEG_SAMPLING_MODE: str = option("random", choices=("random",))
+        NEG_SAMPLING_MODE: str = option("random", choices=("random",))  # of published yaml files: the only one there is
 
     @classmethod
     def needs(cls, options: Options) -> Needs:

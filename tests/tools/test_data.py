@@ -11,12 +11,12 @@ from types import SimpleNamespace
 import pytest
 
 import clip
-import datasets.verify
+import tools.data.verify
 from clip.clip import load_model
 from clip.simple_tokenizer import tokenizer
-from datasets.catalog import CATALOG, Entry, Part, Source
 from tests.datasets.layouts import MAKERS, make, make_all
 from tools.data.__main__ import main
+from tools.data.catalog import CATALOG, Entry, Part, Source
 from tools.data.commands import state
 
 from .archives import files_below, one_line, tar_of, zip_of
@@ -243,7 +243,7 @@ def test_catalogue_agrees_with_the_readers(tmp_path: Path) -> None:
 
 
 def test_catalogue_agrees_with_the_fingerprints() -> None:
-    known = json.loads(datasets.verify.FINGERPRINTS.read_text())
+    known = json.loads(tools.data.verify.FINGERPRINTS.read_text())
     for name, entry in CATALOG.items():
         digests = {source.digest for part in entry.parts if part.is_split for source in part.sources} - {""}
         assert digests == {f"sha256:{known[name]['split_sha256']}" for _ in (1,) if "split_sha256" in known[name]}
@@ -290,7 +290,7 @@ def test_verify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     names = hashlib.sha256(b"banded\npolka-dotted\nzigzagged").hexdigest()
     known = {"classes": 3, "train": 15, "val": 6, "test": 9, "classnames_sha256": names}
     fingerprints = tmp_path / "fingerprints.json"
-    monkeypatch.setattr(datasets.verify, "FINGERPRINTS", fingerprints)
+    monkeypatch.setattr(tools.data.verify, "FINGERPRINTS", fingerprints)
     fingerprints.write_text(json.dumps({"DescribableTextures": known}))
     command = ["verify", "dtd", "--root", str(tmp_path / "data")]
     assert main(command) == 0

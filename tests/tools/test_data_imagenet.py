@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from datasets.catalog import CATALOG
 from datasets.imagenet import clip_classnames
 from tests.datasets.layouts import WORDNET, make
 from tools.data import imagenet
 from tools.data.__main__ import main
+from tools.data.catalog import CATALOG
 from tools.data.commands import state
 
 from .archives import files_below, one_line, tar_of

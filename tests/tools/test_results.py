@@ -71,14 +71,14 @@ def printed(protocol: str, method: str, dataset: str, metric: str = "accuracy", 
 @pytest.mark.parametrize("method", ["CLIP", "CoOp", "CoCoOp", "MaPLe", "PromptSRC", "KgCoOp", "ProGrad", "TCP"])
 def test_printed_base2new_averages_are_the_means_of_the_data_sets(method: str):
     for column in ("base", "new"):
-        mean = sum(printed("base2new", method, dataset, column) for dataset in REAL.benchmark) / 11
+        mean = sum(printed("base2new", method, dataset, column) for dataset in REAL.datasets) / 11
         assert mean == pytest.approx(printed("base2new", method, "average", column), abs=0.021)
     halves = [printed("base2new", method, "average", column) for column in ("base", "new")]
     assert harmonic_mean(*halves) == pytest.approx(printed("base2new", method, "average", "H"), abs=0.02)
 
 
 def test_printed_h_of_maple_is_that_of_its_halves():
-    for dataset in REAL.benchmark:
+    for dataset in REAL.datasets:
         halves = [printed("base2new", "MaPLe", dataset, column) for column in ("base", "new")]
         assert harmonic_mean(*halves) == pytest.approx(printed("base2new", "MaPLe", dataset, "H"), abs=0.02)
 

@@ -1,4 +1,4 @@
-"""List the benchmark data sets, fetch what is missing of one, or verify one against what is known of it.
+"""List the published data sets, fetch what is missing of one, or verify one against what is known of it.
 
 ``shard`` writes tar shards from class folders or parquet files. ``words`` lists the words that the tiny CLIP knows:
 class names for the embedded world can be made of them.

@@ -14,25 +14,25 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import read_json
 from dassl.utils.registry import UnknownNameError, nearest_names
 from datasets import EMBEDDED
-from datasets.catalog import CATALOG
 from datasets.imagenet import WordNetFolders
-from datasets.verify import FINGERPRINTS, Check, verify
 
+from .catalog import CATALOG
 from .fetch import fetch
 from .files import dataset_dir, is_there, missing_paths
 from .shard_fetcher import fetch_shards
 from .shard_writer import shard
+from .verify import FINGERPRINTS, Check, verify
 
 BUILT_IN = {dataset.__name__: dataset for dataset in EMBEDDED}
 
 
 def list_all(args: argparse.Namespace) -> int:
-    rows = [benchmark_row(name, args.root) for name in CATALOG] + [built_in_row(name) for name in BUILT_IN]
+    rows = [published_row(name, args.root) for name in CATALOG] + [built_in_row(name) for name in BUILT_IN]
     print(tabulate(rows, headers=("name", "classes", "images", "GB", "terms", "to get it", f"in {args.root}")))
     return 0
 
 
-def benchmark_row(name: str, root: Path) -> list[object]:
+def published_row(name: str, root: Path) -> list[object]:
     entry, known, reader = CATALOG[name], read_json(str(FINGERPRINTS))[name], DATASET_REGISTRY.get(name)
     if reader.test_only:
         images = known["test"]

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from datasets.catalog import CATALOG
-
 from . import imagenet
+from .catalog import CATALOG
 from .files import Report, dataset_dir, fetch_part, is_there
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import download_url
-from datasets.catalog import Entry, Part, Source
 from datasets.splits import class_folders, list_images
 
 from .archives import unpack
+from .catalog import Entry, Part, Source
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
 DOWNLOADS = ".downloads"  # in the data set's folder; holds what an interrupted fetch continues

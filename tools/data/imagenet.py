@@ -7,13 +7,13 @@ import tarfile
 from pathlib import Path
 
 from dassl.utils import atomic_write
-from datasets.catalog import CATALOG, Part
 from datasets.fewshot import fingerprint
 from datasets.imagenet import CLIP_NAMES_SHA256, clip_classnames
 from datasets.splits import class_folders, list_images
 
 from . import files
 from .archives import unpack, unpack_tar
+from .catalog import CATALOG, Part
 
 NUM_CLASSES = 1000
 DEVKIT = "ILSVRC2012_devkit_t12"

@@ -13,8 +13,8 @@ from .rows import AVERAGE, Key, Result, Table
 
 # The data sets of a printed average: ours is compared with it only if it is over the same ones.
 PRINTED_OVER = {
-    "base2new": set(REAL.benchmark),
-    "fewshot": set(REAL.benchmark),
+    "base2new": set(REAL.datasets),
+    "fewshot": set(REAL.datasets),
     "xd": set(REAL.targets),
     "dg": set(REAL.shifts),
 }

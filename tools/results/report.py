@@ -99,7 +99,7 @@ def plot(args: argparse.Namespace) -> None:
     try:
         from . import plots  # not at the top: tables need no matplotlib
     except ModuleNotFoundError as error:
-        raise ValueError(f"--plot needs {error.name}: pip install 'matplotlib>=3.8'") from error
+        raise ValueError(f"--plot needs {error.name.partition('.')[0]}: pip install 'matplotlib>=3.8'") from error
     plots.check_ending(args.out)
     if args.plot == "per-class" and not args.per_class:
         raise ValueError("--plot per-class needs the two methods: --per-class A B")

@@ -19,7 +19,7 @@ from .sample import Sample, average, ranks, verdict
 
 AVERAGE = "average"
 ALL_IMAGES = "all images"  # the column after those of 1, 2, 4, ... shots
-ORDERED = dict.fromkeys((REAL.pretraining, EMBEDDED.pretraining, *REAL.benchmark, *EMBEDDED.benchmark, *REAL.shifts))
+ORDERED = dict.fromkeys((REAL.pretraining, EMBEDDED.pretraining, *REAL.datasets, *EMBEDDED.datasets, *REAL.shifts))
 ORDER = {name: place for place, name in enumerate(ORDERED)}
 ORDER |= {"xd": 101, "dg": 102, "all": 103}  # a data set that is not listed: 100
 NO_TARGETS = (REAL.source, *EMBEDDED.others)  # in a table of transfers, but not in its average

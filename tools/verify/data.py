@@ -11,13 +11,13 @@ from typing import Any
 from configs import ROOT as CONFIGS
 from dassl.config import merge_from_file, merge_from_list
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets.catalog import CATALOG
 from datasets.checks import first
 from datasets.imagenet import ImageNetShift, WordNetFolders, read_classnames
 from datasets.index import INDEX_DIR
-from datasets.verify import Check, compare
+from tools.data.catalog import CATALOG
 from tools.data.commands import BUILT_IN
 from tools.data.files import dataset_dir, is_there, missing_paths
+from tools.data.verify import Check, compare
 from trainers.load import default_config
 
 from .expected import stems

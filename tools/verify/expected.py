@@ -13,7 +13,7 @@ from configs import ROOT as CONFIGS
 from configs import Row, methods
 from dassl.config import load_yaml
 from dassl.utils import read_json, reading
-from datasets.verify import FINGERPRINTS
+from tools.data.verify import FINGERPRINTS
 from tools.results import published
 
 EMBEDDED = Path(__file__).with_name("embedded.json")
@@ -33,8 +33,8 @@ class Accuracy(NamedTuple):
 class Expected:
     """backbone: its name; "" for a file alone. settings: stem of the settings files of all methods; "": each method's
     usual ones. sha256: of the weights file, tensors: of each tensor, as far as known. datasets: what is known of each,
-    by registry name, as in ``datasets/fingerprints.json``. accuracies: by method, then by stem of the data set's file;
-    of a method that learns, on what its prompts were trained on."""
+    by registry name, as in ``tools/data/fingerprints.json``. accuracies: by method, then by stem of the data set's
+    file; of a method that learns, on what its prompts were trained on."""
 
     backbone: str
     settings: str = ""

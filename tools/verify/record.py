@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from clip.weights import openai_names, read_weights
 from dassl.utils import sha256_of, write_json
-from datasets.verify import check_lists
+from tools.data.verify import check_lists
 from trainers.load import ZERO_SHOT
 
 from .accuracy import Setup

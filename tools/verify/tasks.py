@@ -16,7 +16,7 @@ import torchvision
 from configs import ROOT as CONFIGS
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import sha256_of
-from datasets.catalog import CATALOG
+from tools.data.catalog import CATALOG
 from tools.data.commands import BUILT_IN
 from trainers.load import ZERO_SHOT
 

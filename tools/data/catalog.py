@@ -1,4 +1,4 @@
-"""Where each benchmark data set comes from: size, terms, and the places of its files.
+"""Where each published data set comes from: size, terms, and the places of its files.
 
 Checksums are those that publishers or other libraries state; a source without one is checked no further than that it
 can be unpacked, and ``python -m tools.data verify`` compares what comes out of it.

@@ -9,10 +9,9 @@ from typing import NamedTuple
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from dassl.utils import sha256_of
-
-from .base import Benchmark, ImageDataset
-from .fewshot import fingerprint
-from .splits import Item, Split
+from datasets.base import ImageDataset, PublishedDataset
+from datasets.fewshot import fingerprint
+from datasets.splits import Item, Split
 
 FINGERPRINTS = Path(__file__).with_name("fingerprints.json")
 DIGITS = 12  # of a few-shot fingerprint
@@ -62,7 +61,7 @@ def check_lists(dataset: ImageDataset, known: dict) -> list[Check]:
     return [Check(what, str(found[what]), str(known[what])) for what in found if what in known]
 
 
-def check_fewshot(dataset: Benchmark, known: dict[str, list[list[str]]]) -> list[Check]:
+def check_fewshot(dataset: PublishedDataset, known: dict[str, list[list[str]]]) -> list[Check]:
     """Train and val picks for every recorded number of shots (the keys) and seed (1, 2, 3)."""
     if not known:
         return []
@@ -77,7 +76,7 @@ def check_fewshot(dataset: Benchmark, known: dict[str, list[list[str]]]) -> list
     return checks
 
 
-def items_of(dataset: Benchmark, data: list[Datum]) -> list[Item]:
+def items_of(dataset: PublishedDataset, data: list[Datum]) -> list[Item]:
     """Items of a list of Datum, paths relative to the image folder again."""
     start = len(str(dataset.image_dir)) + 1
     return [Item(datum.impath[start:].replace("\\", "/"), datum.label, datum.classname) for datum in data]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from datasets import verify
 from tests.datasets.layouts import MAKERS, make
+from tools.data import verify
 
 KNOWN = json.loads(verify.FINGERPRINTS.read_text())
 
