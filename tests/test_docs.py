@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -103,6 +104,14 @@ def test_links_lead_somewhere(document: Path) -> None:
             else []
         )
         assert not heading or heading in [name.replace(" ", "-") for name in names], target
+
+
+def test_the_list_of_methods_is_that_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    list_methods = importlib.import_module("list_methods")
+    assert (ROOT / "docs" / "methods.md").read_text() == list_methods.HEADER + list_methods.table() + "\n", (
+        "python docs/list_methods.py writes it anew"
+    )
 
 
 def test_one_version() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from configs import methods
 from configs.runs import RunSpec
 from dassl.utils import lock, read_json, sole_user_of
 from tools import jobs, sweep, workers
@@ -297,6 +298,14 @@ def test_every_embedded_file_runs(
     assert sweep.main([file, "--seeds", "1", "--only", only, "--out", str(tmp_path), *TINY]) == 0
     assert len(accuracies(tmp_path)) == count
     assert f", tiny{'' if name == 'embedded_fewshot' else ', 1 shots'}\n" in capfd.readouterr().out  # the table's title
+
+
+@pytest.mark.parametrize("protocol", ["base2new", "fewshot", "xd", "dg"])
+def test_all_methods_with_settings_are_in_the_tables_of_all(protocol: str) -> None:
+    (table,) = sweep.read_benchmarks(f"configs/benchmarks/all_{protocol}.yaml")
+    expected = [row.name for row in methods().values() if not row.zero_shot and protocol in row.recipes]
+    assert [method.trainer for method in table.methods] == ["ZeroshotCLIP", *expected] and table.protocol == protocol
+    assert sweep.plan_jobs(replace(table, seeds=[1], datasets=table.datasets[:1]))
 
 
 def test_a_grid_has_a_folder_for_each_combination() -> None:

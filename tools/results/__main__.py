@@ -5,6 +5,7 @@ python -m tools.results output --table base2new --out base2new.tex
 python -m tools.results output --format csv > results.csv       # one line for each result
 python -m tools.results output --commands                       # the config and the command behind every number
 python -m tools.results output --compare RPP POMP               # differences, paired over seeds
+python -m tools.results output --costs                          # parameters, seconds and memory of every method
 python -m tools.results output --per-class MaPLe CoCoOp --dataset dtd
 python -m tools.results output --plot shots --out shots.pdf   # as wide as a column or a page, fonts inside
 python -m tools.results output/dtd/CoOp/vit_b16_16shots --test-log   # mean and deviation over seeds
@@ -34,6 +35,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--format", choices=FORMATS, help="default: by the ending of --out, else text")
     parser.add_argument("--out", type=Path, help="file to write")
     parser.add_argument("--commands", action="store_true", help="list the config and command of every run")
+    parser.add_argument("--costs", action="store_true", help="what each method costs to train and to test")
     parser.add_argument(
         "--compare", nargs=2, action="append", metavar=("A", "B"), help="A - B, paired over seeds; may be repeated"
     )

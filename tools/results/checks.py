@@ -46,7 +46,17 @@ RUN = {
     "subsample_classes": CLASSES,
     "eval_only": TRUTH,
 }
-RUN_MAY_HAVE = {"trainer_module": TEXT, "finished": TEXT, "model_dir": PATH, "history": LIST}
+RUN_MAY_HAVE = {
+    "run": MAPPING,
+    "trainer_module": TEXT,
+    "finished": TEXT,
+    "model_dir": PATH,
+    "history": LIST,
+    "seconds": MAPPING,
+    "trainable_parameters": LABEL,
+    "peak_memory_gb": NUMBER,
+}
+SECONDS_MAY_HAVE = {"train": NUMBER, "test": NUMBER}
 RESULT_MAY_HAVE = {"error_rate": PERCENT, "macro_f1": PERCENT, "total": LABEL, "correct": LABEL, "per_class": LIST}
 PER_CLASS = {"label": LABEL, "classname": NAME, "accuracy": PERCENT}
 EPOCH_MAY_HAVE = {"loss": NUMBER, "val_accuracy": PERCENT}
@@ -56,6 +66,7 @@ def check_run(metrics: dict[str, Any], results: dict[str, Any]) -> None:
     """``ValueError`` with the first entry of a run's record, or of its results on the test split, that is no use."""
     _check(metrics, "", RUN, RUN_MAY_HAVE)
     _check(results, "results.test.", {"accuracy": PERCENT}, RESULT_MAY_HAVE)
+    _check(metrics.get("seconds", {}), "seconds.", {}, SECONDS_MAY_HAVE)
     for place, row in enumerate(results.get("per_class", [])):
         _check(row, f"results.test.per_class[{place}].", PER_CLASS)
     for place, epoch in enumerate(metrics.get("history", [])):

@@ -12,6 +12,7 @@ from dassl.utils import atomic_write
 
 from . import seeds
 from .comparison import with_other_methods
+from .costs import cost_grid
 from .names import printed
 from .paired import difference_table, sentences
 from .per_class import per_class_grids
@@ -33,7 +34,8 @@ def run(args: argparse.Namespace) -> None:
     if args.compare:
         return write(compared(chosen_tables(runs, args), args.compare, form), args.out)
     text = render(chosen_grids(runs, args, form), form)
-    write(text + (f"\n{LEGEND}\n" if form == "text" and not (args.commands or args.per_class) else ""), args.out)
+    has_tables = not (args.commands or args.per_class or args.costs)
+    write(text + (f"\n{LEGEND}\n" if form == "text" and has_tables else ""), args.out)
 
 
 def form_of(path: Path | None) -> str:
@@ -70,6 +72,8 @@ def chosen_tables(runs: list[Run], args: argparse.Namespace) -> list[Table]:
 def chosen_grids(runs: list[Run], args: argparse.Namespace, form: str) -> list[Grid]:
     if args.per_class:
         return per_class_grids(runs, *args.per_class)
+    if args.costs:
+        return [cost_grid(runs)]
     tables = chosen_tables(runs, args)
     return command_grids(tables) if args.commands else table_grids(tables, form)
 

@@ -33,7 +33,8 @@ class Run:
     template that took the place of the data set's own. classes: all | base | new. shots: images per class that the
     prompts were trained on; 0: zero-shot; -1: all images. model_dir: folder an evaluation loaded its prompts from;
     source: the data set they were trained on ("": unknown). results: what the evaluator found on the ``split``.
-    config: leaves of the run's configuration. module: of a method outside the tree.
+    config: leaves of the run's configuration. module: of a method outside the tree. cost: learned parameters, seconds
+    of training and of the test, gigabytes of memory, as far as they are on record.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class Run:
     source: str = ""
     module: str = ""
     split: str = "test"
+    cost: dict[str, float] = field(default_factory=dict, repr=False)
 
     @property
     def accuracy(self) -> float:
@@ -134,6 +136,7 @@ def _make_run(folder: Path, metrics: dict[str, Any], results: dict[str, Any], sp
         source=spec.source,
         module="" if spec.method in PRINTED else metrics.get("trainer_module", ""),
         split=split,
+        cost=_cost(metrics),
     )
 
 
@@ -153,6 +156,17 @@ def _spec(folder: Path, metrics: dict[str, Any], config: dict[str, Any]) -> RunS
         )
         spec = family.with_settings(spec, folder)
     return spec if spec.source or not spec.evaluation else family.with_source(spec, metrics.get("model_dir") or "")
+
+
+def _cost(metrics: dict[str, Any]) -> dict[str, float]:
+    seconds = metrics.get("seconds", {})
+    found = {
+        "parameters": metrics.get("trainable_parameters"),
+        "training s": seconds.get("train"),
+        "test s": seconds.get("test"),
+        "memory GB": metrics.get("peak_memory_gb"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
