@@ -17,17 +17,12 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import log
 
 from .checkpoints import load_prompts
-from .features import ImageSets, cached_features, check_cacheable, zeroshot_line
+from .features import ImageSets, cached_features, check_cacheable, stored_features, zeroshot_line
 from .load import build_classifier, check_input, drop_other_sections, method_section
 from .method import Batch, Method
 from .options import read_options
 from .sampling import draw_candidates
-from .step import add_gradients
-
-# The first loss scale; it doubles after 2000 steps without an overflow. PyTorch's own, 2^16, overflows in the first
-# steps of deep prompts: with the tiny CLIP, their gradients are finite up to 2^14 under fp16 autocast and up to 2^12 in
-# fp16, while 2^10 lifts gradients of 6e-11 into fp16's range.
-LOSS_SCALE = 2.0**10
+from .step import LOSS_SCALE, add_gradients
 
 
 class PromptTrainer(TrainerX):
@@ -69,6 +64,7 @@ class PromptTrainer(TrainerX):
         words = (dataset.classnames, dataset.template, getattr(dataset, "templates", ()))
         self.model = build_classifier(self.method, self.options, self.cfg, *words)
         check_input(self.cfg, self.model.clip.visual.input_resolution)
+        self.image_sets = ImageSets(self.cfg, dataset, self.model, self.run_seed)
         if (context := self.model.method.context).length:
             log.info(f'Initial context: "{context.phrase or " ".join(["X"] * context.length)}"')
             log.info(f"Number of context words (tokens): {context.length}")
@@ -81,7 +77,6 @@ class PromptTrainer(TrainerX):
     def begin(self) -> None:
         """All that training needs before its first step: the method's beginning, optimiser, schedule, loss scale."""
         method = self.model.method
-        self.image_sets = ImageSets(self.cfg, self.dm.dataset, self.model, self.run_seed)
         if self.needs.sampling:
             with self.ranks.together():
                 self.needs.sampling.check(self.num_classes, self.ranks.size)
@@ -170,6 +165,11 @@ class PromptTrainer(TrainerX):
         with self.model.autocast():
             self.model.method.end_epoch(self.epoch + 1, self.max_epoch, self.model, self.image_sets)
         super().after_epoch()
+
+    def before_test(self, split: str) -> None:
+        name = f"{split}_loader"
+        with self.model.autocast():
+            setattr(self, name, stored_features(getattr(self, name), self.image_sets, self.needs, split))
 
     def model_inference(self, image: Tensor) -> Tensor:
         return self.model(image)

@@ -19,7 +19,7 @@ from dassl.data.data_manager import collate_readable
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.data.transforms import build_transform
 from dassl.ranks import current
-from dassl.utils import derive_seed
+from dassl.utils import derive_seed, log
 
 from .method import Needs
 from .prompted_clip import PromptedCLIP, at_least_fp32, unit
@@ -34,10 +34,9 @@ class ImageSets:
     def __init__(self, cfg: CfgNode, dataset: DatasetBase, classifier: PromptedCLIP, seed: int) -> None:
         self.cfg, self.classifier, self.seed = cfg, classifier, seed
         self.lists = {"train": dataset.train_x, "val": dataset.val, "test": dataset.test}
-        if cfg.DATALOADER.FEATURE_STORE and cfg.DATALOADER.SKIP_BROKEN:
-            raise ValueError(
-                "DATALOADER.FEATURE_STORE needs every image, so it does not go with DATALOADER.SKIP_BROKEN"
-            )
+        self.store = "" if cfg.DATALOADER.SKIP_BROKEN else cfg.DATALOADER.FEATURE_STORE
+        if self.store != cfg.DATALOADER.FEATURE_STORE:
+            log.info("Note: DATALOADER.FEATURE_STORE needs every image: not used with DATALOADER.SKIP_BROKEN")
 
     def features(self, split: str, passes: int = 1) -> tuple[Tensor, Tensor]:
         """Raw features (passes, N, E) and labels (N,) on the device.
@@ -68,7 +67,7 @@ class ImageSets:
     def encode(self, dataset: DatasetWrapper, title: str, seed: int | None = None) -> tuple[Tensor, Tensor]:
         """Raw features (N, E) and labels (N,) of the images that can be read; from the store what it has. ``seed``: of
         the augmentation, if there is any."""
-        if not (root := self.cfg.DATALOADER.FEATURE_STORE):
+        if not self.store:
             return self._encode(dataset, title)
         items = dataset.data_source
         facts = {
@@ -81,7 +80,7 @@ class ImageSets:
         }
         places = enumerate(items)  # on which an augmentation depends
         keys = [image_key(item.impath, *(() if seed is None else (place,))) for place, item in places]
-        found = FeatureStore(root, facts).features(
+        found = FeatureStore(self.store, facts).features(
             keys, lambda missing: self._encode(Subset(dataset, missing), title)[0].cpu()
         )
         device = self.classifier.device
@@ -150,12 +149,23 @@ def check_cacheable(cfg: CfgNode, needs: Needs) -> None:
 def cached_features(loader: DataLoader, sets: ImageSets) -> DataLoader:
     """A loader of the same batches in the same order, with features for images."""
     if (views := sets.cfg.DATALOADER.FEATURE_VIEWS) > 1:
-        features = sets.features("train", views)[0]  # (V, N, E)
-    else:
-        features = sets.encode(loader.dataset, "image features")[0][None]  # (1, N, E)
-    dataset = FeatureDataset(loader.dataset.data_source, unit(features).cpu())
+        return of_features(loader, sets.features("train", views)[0])  # (V, N, E)
+    return of_features(loader, sets.encode(loader.dataset, "image features")[0][None])  # (1, N, E)
+
+
+def stored_features(loader: DataLoader, sets: ImageSets, needs: Needs, split: str) -> DataLoader:
+    """The same for a test, if there is a store of what other runs encoded, no prompt changes the images, and one
+    process looks at all of them; else the loader itself."""
+    done = isinstance(loader.dataset, FeatureDataset)
+    if done or needs.images or current().size > 1 or not sets.store:
+        return loader
+    return of_features(loader, sets.encode(loader.dataset, f"{split} features")[0][None])  # (1, N, E)
+
+
+def of_features(loader: DataLoader, features: Tensor) -> DataLoader:
+    """Raw features (V, N, E) in place of the images that the loader has."""
     return DataLoader(
-        dataset,
+        FeatureDataset(loader.dataset.data_source, unit(features).cpu()),
         loader.batch_size,
         sampler=loader.batch_sampler.sampler,  # of this process's share
         drop_last=loader.drop_last,

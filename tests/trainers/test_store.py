@@ -77,6 +77,22 @@ def test_cached_features_of_training_come_from_it(
     assert equal(*learned)
 
 
+def test_test_images_are_encoded_once_for_all_methods(
+    make: Make, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text-only method, one whose texts depend on the image, and zero-shot CLIP; MaPLe changes the image encoder."""
+    for method, expected in (("CoOp", 12), ("CoCoOp", 0), ("ZeroshotCLIP", 0), ("MaPLe", 12)):
+        plain = make(method, None, "OUTPUT_DIR", str(tmp_path / method))
+        stored = make(method, None, "DATALOADER.FEATURE_STORE", str(root), "OUTPUT_DIR", str(tmp_path / f"{method}2"))
+        seen, encode = [], stored.model.clip.visual.forward
+        monkeypatch.setattr(
+            stored.model.clip.visual, "forward", lambda x, *p, seen=seen, go=encode: seen.append(len(x)) or go(x, *p)
+        )
+        assert stored.test() == plain.test() == stored.test()
+        assert stored.record.results == plain.record.results
+        assert sum(seen) == expected * (2 if method == "MaPLe" else 1), method
+
+
 def fill(root: Path, facts: dict[str, object]) -> Path:
     """A store of three images; returns its file."""
     store = FeatureStore(str(root), facts)
@@ -129,6 +145,8 @@ def test_a_changed_file_is_another_image(tmp_path: Path) -> None:
     assert image_key("nowhere/1") != image_key("nowhere/2")
 
 
-def test_not_with_images_that_may_be_missing(make: Make, root: Path) -> None:
-    with pytest.raises(ValueError, match=r"FEATURE_STORE needs every image.*SKIP_BROKEN"):
-        make("CoOp", None, "DATALOADER.FEATURE_STORE", str(root), "DATALOADER.SKIP_BROKEN", True)
+def test_images_that_may_be_missing_are_in_no_store(make: Make, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = make("CoOp", None, "DATALOADER.FEATURE_STORE", str(root), "DATALOADER.SKIP_BROKEN", True)
+    trainer.image_sets.features("train")
+    trainer.test()
+    assert "FEATURE_STORE needs every image" in caplog.text and not root.exists()

@@ -54,6 +54,7 @@ class Setup:
         shutil.rmtree(folder, ignore_errors=True)
         words = [*arguments, "--eval-only", "--output-dir", str(folder)]
         options = ["DATASET.NUM_SHOTS", "-1", "DATASET.HELD_OUT", "0", "TEST.COMPUTE_CMAT", "True", *opts]
+        options += ["DATALOADER.FEATURE_STORE", ""]  # the images themselves are looked at
         with silence():
             train.run(parse_args([*words, *options, *self.backbone()]))
         return read_json(str(folder / "metrics.json"))
