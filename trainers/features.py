@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from dassl.config import CfgNode
 from dassl.data import DatasetWrapper
-from dassl.data.data_manager import collate_readable
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.data.transforms import build_transform
 from dassl.ranks import current
@@ -81,7 +80,7 @@ class ImageSets:
         places = enumerate(items)  # on which an augmentation depends
         keys = [image_key(item.impath, *(() if seed is None else (place,))) for place, item in places]
         found = FeatureStore(self.store, facts).features(
-            keys, lambda missing: self._encode(Subset(dataset, missing), title)[0].cpu()
+            keys, lambda missing: self._encode(dataset, title, missing)[0].cpu()
         )
         device = self.classifier.device
         return found.to(device), torch.tensor([item.label for item in items], device=device)
@@ -91,9 +90,11 @@ class ImageSets:
         return encoder_checksum(self.classifier.clip.visual)
 
     @torch.no_grad()
-    def _encode(self, dataset: Dataset, title: str) -> tuple[Tensor, Tensor]:
+    def _encode(self, dataset: DatasetWrapper, title: str, places: list[int] | None = None) -> tuple[Tensor, Tensor]:
+        """Of all images, or of those at some places."""
         size, workers = self.cfg.DATALOADER.TEST.BATCH_SIZE, self.cfg.DATALOADER.NUM_WORKERS
-        loader = DataLoader(dataset, size, num_workers=workers, collate_fn=collate_readable)
+        wanted = dataset if places is None else Subset(dataset, places)
+        loader = dataset.loader(wanted, size, self.classifier.device, num_workers=workers)
         bar = tqdm(loader, desc=title, leave=False, disable=None)
         clip, device = self.classifier.clip, self.classifier.device
         pairs = [

@@ -56,6 +56,7 @@ _C.DATASET.TARGET_DOMAINS = ()
 
 _C.DATALOADER = CfgNode()
 _C.DATALOADER.NUM_WORKERS = 4  # at most one per CPU and batch is started; the results do not depend on it
+_C.DATALOADER.PREFETCH_FACTOR = 2  # batches that each worker makes in advance
 _C.DATALOADER.CACHE = "none"  # none | ram: keep decoded training and validation images in memory
 _C.DATALOADER.CACHE_FEATURES = False  # for trainers whose image features never change
 _C.DATALOADER.FEATURE_VIEWS = 1  # augmented views of an image that CACHE_FEATURES keeps; an epoch sees one of them

@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from PIL import Image
 from tabulate import tabulate
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor, v2
 from yacs.config import CfgNode
 
 from dassl.data.cache import cache_in_ram, cpu_count
 from dassl.data.datasets import Datum, build_dataset
+from dassl.data.loader import SENT, BytesLoader, collate_readable
 from dassl.data.samplers import RankShare, build_sampler
-from dassl.data.transforms import INTERPOLATION_MODES, build_transform
+from dassl.data.transforms import INTERPOLATION_MODES, Pipeline, build_transform
 from dassl.ranks import current
 from dassl.utils import BrokenImageError, derive_seed, log, read_image
 
@@ -57,6 +58,8 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
         if "normalize" in cfg.INPUT.TRANSFORMS:
             to_tensor.append(v2.Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD))
         self.to_tensor = v2.Compose(to_tensor)
+        self.halves = _halves(transform)  # what makes bytes of an image, and their normalisation
+        self.sends_bytes = False
         self._seed = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that live on
         self._is_seeded = False
 
@@ -68,7 +71,25 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.data_source)
 
+    def loader(self, images: Dataset, batch_size: int, device: torch.device, **settings: Any) -> DataLoader:
+        """Batches of ``images``, which are this data set or a subset of it, by way of bytes where that is possible."""
+        as_here = type(self).__getitem__ is DatasetWrapper.__getitem__  # not of a trainer that makes its own items
+        self.sends_bytes = as_here and self.halves is not None
+        normalize = self.halves[1] if self.halves else None
+        return BytesLoader(
+            images, batch_size, device=device, normalize=normalize, collate_fn=collate_readable, **settings
+        )
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any] | None]:
+        """What a loader asks for; one made by ``build_data_loader`` takes bytes, ``img_bytes`` in place of ``img``."""
+        if not self.sends_bytes:
+            return [self[idx] for idx in indices]
+        return [self._item(idx, self.halves[0], SENT) for idx in indices]
+
     def __getitem__(self, idx: int) -> dict[str, Any] | None:
+        return self._item(idx, self.transform)
+
+    def _item(self, idx: int, transform: Any, suffix: str = "") -> dict[str, Any] | None:
         found = self._load(idx)
         if found is None:
             return None
@@ -76,9 +97,9 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
         output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
         if self.is_train and self._is_seeded:
             with _random_state(derive_seed(int(self._seed), idx)):
-                output.update(self._views(image))
+                output.update(self._views(image, transform, suffix))
         else:
-            output.update(self._views(image))
+            output.update(self._views(image, transform, suffix))
         if self.return_img0:
             output["img0"] = self.to_tensor(image)
         return output
@@ -97,11 +118,11 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
                     return None
         raise BrokenImageError(f"none of the {len(self)} images can be read, the first is {self.data_source[0].impath}")
 
-    def _views(self, image: Image.Image) -> dict[str, Any]:
-        if not isinstance(self.transform, (list, tuple)):
-            return {"img": self._apply(self.transform, image)}
-        names = ["img", *(f"img{i + 2}" for i in range(len(self.transform) - 1))]
-        return {name: self._apply(transform, image) for name, transform in zip(names, self.transform)}
+    def _views(self, image: Image.Image, transform: Any, suffix: str) -> dict[str, Any]:
+        if not isinstance(transform, (list, tuple)):
+            return {f"img{suffix}": self._apply(transform, image)}
+        names = ["img", *(f"img{i + 2}" for i in range(len(transform) - 1))]
+        return {f"{name}{suffix}": self._apply(one, image) for name, one in zip(names, transform)}
 
     def _apply(self, transform: Transform | None, image: Image.Image) -> Any:
         if transform is None:
@@ -127,10 +148,13 @@ def _random_state(seed: int) -> Iterator[None]:
         torch.set_rng_state(before[1])
 
 
-def collate_readable(items: list[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """A batch of the items that could be read; ``None`` if there are none."""
-    readable = [item for item in items if item is not None]
-    return default_collate(readable) if readable else None
+def _halves(transform: Any) -> tuple[Any, v2.Normalize | None] | None:
+    """Of a transform, or of each in a list, which then share the normalisation."""
+    several = isinstance(transform, (list, tuple))
+    found = [one.halves() if isinstance(one, Pipeline) else None for one in (transform if several else [transform])]
+    if not found or not all(found) or len({repr(normalize) for _, normalize in found}) > 1:
+        return None
+    return [first for first, _ in found] if several else found[0][0], found[0][1]
 
 
 def build_data_loader(  # noqa: PLR0913 (the family's signature)
@@ -155,19 +179,22 @@ def build_data_loader(  # noqa: PLR0913 (the family's signature)
     dataset = (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train)
     batches = -(-len(data_source) // (ranks.size * batch_size))
     workers = min(cfg.DATALOADER.NUM_WORKERS, max(1, cpu_count() // ranks.on_this_machine), batches)
-    loader = DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=build_sampler(sampler_type, cfg, data_source, whole, n_domain, n_ins),
-        num_workers=workers,
-        collate_fn=collate_readable,
-        drop_last=is_train and len(data_source) >= whole,
-        pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
+    on_gpu = torch.cuda.is_available() and cfg.USE_CUDA
+    settings = {
+        "sampler": build_sampler(sampler_type, cfg, data_source, whole, n_domain, n_ins),
+        "num_workers": workers,
+        "drop_last": is_train and len(data_source) >= whole,
+        "pin_memory": on_gpu,
+        "prefetch_factor": cfg.DATALOADER.PREFETCH_FACTOR if workers else None,
         # Workers that live on keep their generators, so only a data set that can be re-seeded may have them.
-        persistent_workers=workers > 0 and hasattr(dataset, "set_seed"),
+        "persistent_workers": workers > 0 and hasattr(dataset, "set_seed"),
         # How often workers draw a base seed depends on their number; the global generator must not notice.
-        generator=torch.Generator(),
-    )
+        "generator": torch.Generator(),
+    }
+    if isinstance(dataset, DatasetWrapper):
+        loader = dataset.loader(dataset, batch_size, torch.device("cuda" if on_gpu else "cpu"), **settings)
+    else:
+        loader = DataLoader(dataset, batch_size, collate_fn=collate_readable, **settings)
     if is_train or ranks.size > 1:
         loader.batch_sampler.sampler = RankShare(loader.sampler, ranks, batch_size if is_train else None)
     return loader

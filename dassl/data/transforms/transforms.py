@@ -15,7 +15,7 @@ from dassl.data.transforms.randaugment import RandAugment2
 from dassl.utils import log
 from dassl.utils.registry import nearest_names
 
-__all__ = ["AVAI_CHOICES", "INTERPOLATION_MODES", "build_transform"]
+__all__ = ["AVAI_CHOICES", "INTERPOLATION_MODES", "Pipeline", "build_transform"]
 
 INTERPOLATION_MODES = {
     "bilinear": InterpolationMode.BILINEAR,
@@ -93,7 +93,23 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] 
     steps = _train_steps(cfg, chosen) if is_train else _test_steps(cfg, chosen)
     for line, _ in steps:
         log.info(f"+ {line}")
-    return v2.Compose([operation for _, operation in steps])
+    return Pipeline([operation for _, operation in steps])
+
+
+class Pipeline(v2.Compose):
+    """PIL image -> float32 (3, H, W). As bytes it is a quarter as large: loaders send it like that where they can."""
+
+    def halves(self) -> tuple[Callable, v2.Normalize | None] | None:
+        """Up to bytes, uint8 (3, H, W), and the normalisation, if there is one, that follows the division by 255. None
+        if more is done to the floats."""
+        kinds = [type(step) for step in self.transforms]
+        if kinds[-1:] == [v2.Normalize]:
+            steps, normalize = self.transforms[:-1], self.transforms[-1]
+        else:
+            steps, normalize = self.transforms, None
+        if not steps or type(steps[-1]) is not ToTensor:
+            return None
+        return v2.Compose([*steps[:-1], v2.PILToTensor()]), normalize
 
 
 def _test_steps(cfg: CfgNode, chosen: Sequence[str]) -> list[Step]:
