@@ -156,6 +156,9 @@ def test_an_exported_file_says_what_it_is(tmp_path: Path) -> None:
     assert json.loads(metadata(text_only)["wording"]) == ["[v1] [v2] of a {}."], "no prompts in the image encoder"
     hand_written = untrained("ZeroshotCLIP", "DATASET.TEMPLATE", "a drawing of a {}.")
     assert json.loads(metadata(hand_written)["wording"]) == ["a drawing of a {}."]
+    for method in ("TaskRes", "ZSLP", "CLAP"):
+        own = untrained(method, f"TRAINER.{method.upper()}.TEMPLATES", "art of the {}.")
+        assert json.loads(metadata(own)["wording"]) == ["art of the {}."]
 
 
 def test_without_classes_those_of_the_training_are_taken(

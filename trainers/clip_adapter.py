@@ -5,6 +5,7 @@ Letters: B images, E joint width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -38,11 +39,14 @@ class CLIPAdapter(Method):
         down, up = nn.Linear(width, hidden, bias=False), nn.Linear(hidden, width, bias=False)
         self.fc = nn.Sequential(down, nn.ReLU(), up, nn.ReLU())
 
+    def templates(self, classifier: PromptedCLIP) -> Sequence[str]:
+        return named_templates(classifier, self.options.TEMPLATES)
+
     def features(
         self, classifier: PromptedCLIP, image: Tensor | None, classes: Subset | None = None
     ) -> tuple[Tensor | None, Tensor]:
         """v <- r relu(W2 relu(W1 v)) + (1 - r) v. Without biases the length of v does not matter."""
-        text = classifier.zeroshot(named_templates(classifier, self.options.TEMPLATES), classes)
+        text = classifier.zeroshot(self.templates(classifier), classes)
         if image is None:
             return None, text
         frozen, ratio = classifier.encode_image(image), self.options.RATIO  # (B, E)

@@ -54,14 +54,14 @@ class LinearProbe(Method):
 
     def logits(self, classifier: PromptedCLIP, image: Tensor, classes: Subset | None = None) -> Tensor:
         """v W^T + b of features v as they leave CLIP: (B, C), or those of the classes of now."""
-        count, columns = len(classifier.classnames), classifier.trained_columns
-        rows = columns.new_full((count + 1,), -1).index_copy(0, columns, torch.arange(len(columns)).to(columns))[:count]
-        if unknown := [name for name, row in zip(classifier.classnames, rows.tolist()) if row < 0]:
+        known = set(classifier.trained_on or classifier.classnames)
+        if unknown := [name for name in classifier.classnames if name not in known]:
             raise ValueError(f"A linear probe knows the classes of its training alone, not {', '.join(unknown[:5])}")
         with torch.no_grad():
             found = at_least_fp32(classifier.clip.encode_image(image))
+        probe = (classifier.rows_of_now(rows) for rows in (self.weight, self.bias))
         with torch.autocast(image.device.type, enabled=False):
-            logits = F.linear(found, self.weight, self.bias)[:, rows]
+            logits = F.linear(found, *probe)
         return logits if classes is None else logits[:, classes.index]
 
     def end_epoch(self, done: int, total: int, classifier: PromptedCLIP, data: Data) -> None:

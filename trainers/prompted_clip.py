@@ -145,15 +145,20 @@ class PromptedCLIP(nn.Module):
         """Whether the class names are those of the training."""
         return self.trained_on == tuple(self.classnames)
 
-    @property
-    def trained_columns(self) -> Tensor:
-        """Of each class of the training its column among the classes of now; the number of these, if it is not there.
-        Before any training the classes are taken for the same."""
-        count = len(self.classnames)
-        if self.trained_on is None or self.is_trained_on_these:
-            return torch.arange(count, device=self.device)
-        columns = {name: column for column, name in enumerate(self.classnames)}
-        return torch.tensor([columns.get(name, count) for name in self.trained_on], device=self.device)
+    def rows_of_now(self, rows: Tensor, others: Tensor | float = 0) -> Tensor:
+        """(classes of the training, ...) -> (classes of now, ...), by their names; ``others``, like rows of now, for
+        classes that were not trained on. Before any training the classes are taken for the same; no rows are of none.
+        ValueError for a file's rows without names that are not as many as the classes."""
+        count, named = len(self.classnames), self.trained_on or self.classnames
+        if len(rows) == count and self.trained_on in (None, tuple(self.classnames)):
+            return rows
+        if len(rows) not in (0, len(named)):
+            raise ValueError(f"There are learned tensors of {len(rows)} classes, not of these {len(named)}")
+        column = {name: number for number, name in enumerate(self.classnames)}
+        columns = [column.get(name, count) for name in named][: len(rows)]  # the last: of classes that are gone
+        found = rows.new_zeros(count + 1, *rows.shape[1:])
+        found[:count] = others
+        return found.index_copy(0, torch.tensor(columns, dtype=torch.long, device=rows.device), rows)[:count]
 
     def features(self, image: Tensor | None, classes: Subset | None = None) -> tuple[Tensor | None, Tensor]:
         """Unit-norm image features (B, E) and text features (C, E), or (B, C, E): see ``Method.features``."""

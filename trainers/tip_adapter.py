@@ -7,12 +7,11 @@ Letters: B images, C classes, N training images, E joint width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -41,11 +40,11 @@ class TipAdapter(Method):
         def check(self, where: str) -> None:
             check_templates(self.TEMPLATES, where)
 
-    learns: ClassVar[bool] = False
+    _learns: ClassVar[bool] = False
 
     def __init__(self, clip: CLIP, options: Options | None = None, num_classes: int = 0) -> None:
         super().__init__(clip, options)
-        self.keys = nn.Parameter(torch.empty(0, clip.embed_dim), requires_grad=self.learns)  # (N, E)
+        self.keys = nn.Parameter(torch.empty(0, clip.embed_dim), requires_grad=self._learns)  # (N, E)
         self.register_buffer("label", torch.empty(0))  # (N,) class of each key
         self.register_buffer("strength", torch.tensor([self.options.ALPHA, self.options.BETA]))
         self.register_load_state_dict_pre_hook(make_room)
@@ -62,13 +61,16 @@ class TipAdapter(Method):
         if len(self.keys) and classifier.trained_on in (None, tuple(classifier.classnames)):
             return  # the cache of a file
         features, label = data.features("train", self.options.PASSES)  # (PASSES, N, E), (N,)
-        self.keys = nn.Parameter(unit(features.mean(0)), requires_grad=self.learns)
+        self.keys = nn.Parameter(unit(features.mean(0)), requires_grad=self._learns)
         self.label = label.to(self.keys.dtype)
+
+    def templates(self, classifier: PromptedCLIP) -> Sequence[str]:
+        return named_templates(classifier, self.options.TEMPLATES)
 
     def features(
         self, classifier: PromptedCLIP, image: Tensor | None, classes: Subset | None = None
     ) -> tuple[Tensor | None, Tensor]:
-        text = classifier.zeroshot(named_templates(classifier, self.options.TEMPLATES), classes)
+        text = classifier.zeroshot(self.templates(classifier), classes)
         return None if image is None else classifier.encode_image(image), text
 
     def logits(self, classifier: PromptedCLIP, image: Tensor, classes: Subset | None = None) -> Tensor:
@@ -103,14 +105,13 @@ class TipAdapter(Method):
 class TipAdapterF(TipAdapter):
     """Tip-Adapter-F: the keys are trained, with ALPHA and BETA as they start; these are chosen afterwards."""
 
-    learns = True
+    _learns = True
 
 
 def one_hot(label: Tensor, classifier: PromptedCLIP) -> Tensor:
     """L, (N, C): the labels of keys as rows over the classes of now; zeros for a class that is not among them."""
-    count = len(classifier.classnames)
-    columns = classifier.trained_columns[label.long()]
-    return F.one_hot(columns, count + 1)[:, :count].to(label.dtype)
+    numbers = torch.arange(len(classifier.trained_on or classifier.classnames), device=label.device)
+    return (label[:, None] == classifier.rows_of_now(numbers, -1)).to(label.dtype)  # (N, C)
 
 
 def grid(most: float, steps: int) -> list[float]:
@@ -122,5 +123,5 @@ def make_room(method: TipAdapter, state: Mapping[str, Tensor], prefix: str = "",
     keys = state.get(f"{prefix}keys")
     if keys is not None and keys.dim() == 2 and len(keys) != len(method.keys):
         room = method.keys.new_empty(len(keys), method.keys.shape[1])
-        method.keys = nn.Parameter(room, requires_grad=method.learns)
+        method.keys = nn.Parameter(room, requires_grad=method._learns)
         method.label = method.label.new_empty(len(keys))

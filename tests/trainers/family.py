@@ -47,7 +47,11 @@ def write_checkpoint(folder: Path, trainer: PromptTrainer, state: Mapping[str, T
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(3))], lr=0.1)
     content = {
         "state_dict": {
-            **dict(trainer.model.method.named_buffers()),
+            **{
+                key: value
+                for key, value in trainer.model.method.named_buffers()
+                if key in trainer.model.method.state_dict()
+            },
             **state,
             **class_buffers(trainer),
             **(frozen_clip(trainer) if whole else {}),

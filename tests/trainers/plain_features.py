@@ -47,6 +47,15 @@ def taskres(case: Case, state: State, image: Tensor) -> Tensor:
     return cosine_logits(case.clip, encode_image(case.clip, image), text)
 
 
+def zslp(case: Case, state: State, image: Tensor) -> Tensor:
+    """t0 + x."""
+    text = torch.stack([base + x for base, x in zip(class_means(case), state["residual"])])
+    return cosine_logits(case.clip, encode_image(case.clip, image), text)
+
+
+clap = zslp
+
+
 def class_means(case: Case) -> Tensor:
     """t0, (C, E), raw."""
     return torch.stack(zeroshot_text(case.clip, case.names, templates_of(case, case.options.TEMPLATES))).mean(0)

@@ -107,6 +107,12 @@ def tcp_loss(case: Case, state: State, image: Tensor, logits: Tensor, label: Ten
     return {"ce_loss": cross_entropy(logits, label), "kg_loss": case.options.W * away(case, text)}
 
 
+def clap_loss(case: Case, state: State, image: Tensor, logits: Tensor, label: Tensor, drawn: Tensor) -> Terms:
+    """And mean_c lambda_c |x_c|^2."""
+    far = [trust * (x * x).sum() for trust, x in zip(case.fixed["trust"], state["residual"])]
+    return {"ce_loss": cross_entropy(logits, label), "near_loss": sum(far) / len(far)}
+
+
 def prograd_gradients(case: Case, terms: Terms, learned: Sequence[Tensor]) -> Sequence[Tensor]:
     """G_d where it agrees with G_g, else G_d - lambda (G_d . G_g / |G_g|^2) G_g."""
     found, weight = [], case.options.LAMBDA

@@ -30,6 +30,8 @@ DOCUMENTED = {
     "KgCoOp": {"N_CTX": 3, "CTX_INIT": ""},
     "TCP": {"N_CTX": 3, "LAYER": 2},
     "TaskRes": {},
+    "ZSLP": {},
+    "CLAP": {},
     "TipAdapterF": {},
     "CLIPAdapter": {},
     "MaPLe": {"N_CTX": 2, "PROMPT_DEPTH": 2},
@@ -55,6 +57,8 @@ def documented_keys(method: str) -> dict[str, tuple[int, ...]]:
         "KgCoOp": {"ctx": (3, TEXT_WIDTH)},
         "CLIPAdapter": {"fc.0.weight": (EMBED // 4, EMBED), "fc.2.weight": (EMBED, EMBED // 4)},
         "TaskRes": {"residual": (6, EMBED)},
+        "ZSLP": {"residual": (6, EMBED)},
+        "CLAP": {"residual": (6, EMBED)},
         "TipAdapterF": {"keys": (24, EMBED), "label": (24,), "strength": (2,)},
         "TCP": {
             "ctx": (3, TEXT_WIDTH),
@@ -91,6 +95,8 @@ def documented_keys(method: str) -> dict[str, tuple[int, ...]]:
 
 FOLDERS = {
     "CLIPAdapter": "clip_adapter",
+    "ZSLP": "adapter",
+    "CLAP": "adapter",
     "MaPLe": "MultiModalPromptLearner",
     "IVLP": "VLPromptLearner",
     "PromptSRC": "VLPromptLearner",

@@ -7,10 +7,11 @@ import torch
 
 from tests.clip.small import difference
 
-from .world import Make, Settings, batch, state, step
+from .world import Make, Settings, batch, equal, state, step
 
 IDENTITIES: dict[str, tuple[str, Settings, str, Settings]] = {
     "KgCoOp without its knowledge is CoOp": ("KgCoOp", {"W": 0.0}, "CoOp", {}),
+    "ZS-LP is TaskRes that counts whole": ("TaskRes", {"ALPHA": 1.0}, "ZSLP", {}),
 }
 
 
@@ -42,3 +43,11 @@ def test_three_steps_are_those_of_the_other(
         assert found == expected
     learned, expected = (state(trainer) for trainer in pair)
     assert all((learned[key] == value).all() for key, value in expected.items())
+
+
+def test_clap_without_trust_is_zslp(make: Make) -> None:
+    pair = make("CLAP"), make("ZSLP")
+    pair[0].model.method.trust.zero_()
+    losses = [[step(trainer, *batch()) for _ in range(3)] for trainer in pair]
+    assert losses[0] == losses[1] and equal(*(state(trainer) for trainer in pair))
+    assert step(make("CLAP"), *batch()) == losses[0][0], "it starts without a distance"

@@ -123,6 +123,8 @@ CASES = [
     ("KgCoOp", {**RANDOM, "W": 0.5, "TEMPLATES": "ensemble", "CLASS_TOKEN_POSITION": "middle"}),
     ("CLIPAdapter", {"RATIO": 0.6, "REDUCTION": 3, "TEMPLATES": "ensemble"}),
     ("TaskRes", {"ALPHA": 1.5, "TEMPLATES": "ensemble"}),
+    ("ZSLP", {"TEMPLATES": "ensemble"}),
+    ("CLAP", {"TEMPLATES": "ensemble", "PASSES": 2}),
     ("TipAdapterF", {"PASSES": 2, "ALPHA": 2.0, "BETA": 0.7, "TEMPLATES": "ensemble"}),
     ("TCP", {"N_CTX": 1, "LAYER": LAYERS, "TEXT": "{} texture.", "TEMPLATES": "ensemble"}),
     ("TCP", {"N_CTX": 3, "LAYER": 2, "TEXT": "swatch of {}, a type of art", "W": 0.5}),

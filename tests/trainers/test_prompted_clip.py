@@ -258,3 +258,20 @@ def test_what_is_autocast_to(
     monkeypatch.setattr(type(classifier), "device", property(lambda self: torch.device("cuda")))
     assert getattr(classifier.autocast(), "fast_dtype", None) == on_gpu
     assert classifier.has_fp16_activations == scaled
+
+
+def test_rows_of_classes_follow_their_names(make: Make) -> None:
+    """Before any training, and for its classes, they are taken as they come; none are of no class."""
+    classifier, others = make("ZeroshotCLIP").model, torch.tensor([[-1.0], [-2.0], [-3.0]])
+    rows = torch.arange(6.0)[:, None]
+    assert classifier.rows_of_now(rows) is rows
+    classifier.trained_on = None
+    assert classifier.rows_of_now(rows) is rows
+    assert classifier.rows_of_now(rows[:0], 4.0).tolist() == [[4.0]] * 6
+    with pytest.raises(ValueError, match="learned tensors of 3 classes, not of these 6"):
+        classifier.rows_of_now(rows[:3])
+    classifier.trained_on = tuple(classifier.classnames)
+    classifier.set_classnames([CLASSNAMES[4], "sky", CLASSNAMES[0]])
+    assert classifier.rows_of_now(rows).tolist() == [[4.0], [0.0], [0.0]]
+    assert classifier.rows_of_now(rows, others).tolist() == [[4.0], [-2.0], [0.0]]
+    assert classifier.rows_of_now(torch.arange(6), -1).tolist() == [4, -1, 0]

@@ -37,7 +37,8 @@ def test_the_published_equation(make: Make) -> None:
     method.features = lambda classifier, one, classes=None: (one, text)
     classifier = SimpleNamespace(
         classnames=["a", "b", "c"],
-        trained_columns=torch.arange(3),
+        trained_on=None,
+        rows_of_now=lambda rows, _: rows,
         cosine_logits=lambda image, text: 100 * image @ text.t(),
     )
     expected = [[60.4098455, 91.6113084, 60.5014185], [90.4954956, 1.2382088, 45.2661827]]
