@@ -22,6 +22,7 @@ import datasets  # noqa: F401 - registers the data sets
 from dassl.config import CfgNode
 from dassl.engine import build_trainer
 from dassl.engine.record import peak_memory_gb
+from dassl.engine.selection import Selection
 from dassl.ranks import Ranks, acting_as
 from tools.command import parse_args, setup_cfg
 from tools.dry_run import FirstOf
@@ -56,6 +57,8 @@ def build(argv: Sequence[str], ranks: int = 1, stated: Stated = NOTHING) -> tupl
         cfg = setup_cfg(parse_args(argv)).clone()
         cfg.defrost()
         notes = {"weights": weights} if (weights := use_weights(cfg, stated.forced)) else {}
+        if notes or stated.replaces_data:
+            cfg.DATALOADER.FEATURE_STORE = ""  # nothing of a stand-in is to be found there
         if stated.replaces_data:
             notes["data"] = use_data(cfg, stated)
             return begun(cfg), notes
@@ -63,7 +66,7 @@ def build(argv: Sequence[str], ranks: int = 1, stated: Stated = NOTHING) -> tupl
             return begun(cfg), notes
         except FileNotFoundError as error:
             try:
-                notes["data"] = use_data(cfg, stated)
+                notes["data"], cfg.DATALOADER.FEATURE_STORE = use_data(cfg, stated), ""
             except ValueError as unknown:
                 raise FileNotFoundError(f"{error}; {unknown}, to plan without it") from error
             return begun(cfg), notes
@@ -83,29 +86,33 @@ def begun(cfg: CfgNode) -> PromptTrainer:
 
 
 def measure(trainer: PromptTrainer, notes: Mapping[str, str] | None = None, start_seconds: float = 0.0) -> Cost:
-    """Carry out a few steps and test batches of a trainer that is not needed afterwards."""
+    """Carry out a few steps and test batches of a trainer that is not needed afterwards, and what its method does after
+    the last epoch."""
     cfg, data = trainer.cfg, trainer.dm.dataset
-    learns = any(param.requires_grad for param in trainer.model.parameters())
-    with tqdm(total=3, desc="measuring steps", leave=False, disable=None) as bar:
-        step, first = seconds_a_step(trainer) if learns else (0.0, 0.0)
+    has_steps, is_saved = trainer.optim is not None, bool(trainer.get_model_names())
+    with tqdm(total=4, desc="measuring steps", leave=False, disable=None) as bar:
+        step, first = seconds_a_step(trainer) if has_steps else (0.0, 0.0)
         following(bar, "measuring a checkpoint")
-        saving = seconds_a_checkpoint(trainer) if learns else 0.0
+        saving = seconds_a_checkpoint(trainer) if is_saved else 0.0
         following(bar, "measuring the test")
         texts, image = seconds_of_test(trainer)
-    epochs = trainer.max_epoch if learns else 0
+        following(bar, "what is fitted in the end")
+        ending = seconds_of_end(trainer) if is_saved else 0.0
+    epochs = trainer.max_epoch if is_saved else 0
     frequency, has_test = cfg.TRAIN.CHECKPOINT_FREQ, not cfg.TEST.NO_TEST
     return Cost(
-        share=share_of(trainer, state_numbers(trainer) if learns else 0),
+        share=share_of(trainer, state_numbers(trainer) if has_steps else 0),
         clip=count(trainer.model.clip),
         images=len(data.train_x),
-        steps=trainer.num_batches,
+        steps=trainer.num_batches if has_steps else 0,
         epochs=epochs,
         val_images=len(data.val or ()),
-        evaluations=(epochs if cfg.TEST.FINAL_MODEL == "best_val" and has_test else 0, int(has_test)),
+        evaluations=(selections(Selection(cfg), epochs, trainer.num_batches if has_steps else 0), int(has_test)),
         test_images=len(data.test),
         checkpoints=epochs + (epochs // frequency if frequency > 0 else 0),
         start_seconds=start_seconds,
         first_seconds=first,
+        end_seconds=ending,
         step_seconds=step,
         text_seconds=texts,
         test_seconds=image,
@@ -119,6 +126,15 @@ def measure(trainer: PromptTrainer, notes: Mapping[str, str] | None = None, star
 def following(bar: tqdm, stage: str) -> None:
     bar.update()
     bar.set_description(stage)
+
+
+def selections(selection: Selection, epochs: int, steps: int) -> int:
+    """How often a run of so many epochs of so many steps looks at its validation images."""
+    looks = sum(selection.after_epoch(done) for done in range(1, epochs + 1))
+    for number in range(selection.steps, epochs * steps + 1, selection.steps or 1) if steps else ():
+        epoch, done = divmod(number - 1, steps)
+        looks += selection.after_step(epoch, done + 1, steps)
+    return looks
 
 
 def count(module: torch.nn.Module, trainable: bool = False) -> int:
@@ -181,6 +197,13 @@ def loading_seconds(loader: DataLoader) -> float:
 def seconds_a_checkpoint(trainer: PromptTrainer) -> float:
     with tempfile.TemporaryDirectory() as folder, silence():
         return seconds_of(lambda: trainer.save_model(0, folder), trainer.device)
+
+
+def seconds_of_end(trainer: PromptTrainer) -> float:
+    """Of what a method does when all epochs are done: some fit or choose there, in full."""
+    total, method = trainer.max_epoch, trainer.model.method
+    with silence(), trainer.model.autocast():
+        return seconds_of(lambda: method.end_epoch(total, total, trainer.model, trainer.image_sets), trainer.device)
 
 
 @torch.no_grad()

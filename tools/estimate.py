@@ -15,9 +15,9 @@ NETWORK = "The first rank's work was measured, alone on this machine; time for w
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one run. Seconds: of the start, of what the first step adds to a step, of a step, of an evaluation's class
-    texts and of one of its images, of writing a checkpoint. Evaluations: how many of the validation images, and of the
-    test images. Memory in 10^9 bytes."""
+    """Of one run. Seconds: of the start, of what the first step adds to a step, of a step, of what a method does after
+    the last epoch, of an evaluation's class texts and of one of its images, of writing a checkpoint. Evaluations: how
+    many of the validation images, and of the test images. Memory in 10^9 bytes."""
 
     share: Share
     clip: int
@@ -31,6 +31,7 @@ class Cost:
     start_seconds: float
     first_seconds: float
     step_seconds: float
+    end_seconds: float
     text_seconds: float
     test_seconds: float
     checkpoint_seconds: float
@@ -40,7 +41,9 @@ class Cost:
 
     @property
     def train_seconds(self) -> float:
-        return self.steps * self.epochs * self.step_seconds + (self.first_seconds if self.epochs else 0)
+        """Steps, and what a method does after the last epoch."""
+        steps = self.steps * self.epochs * self.step_seconds + (self.first_seconds if self.epochs else 0)
+        return steps + self.end_seconds
 
     @property
     def seconds(self) -> float:
@@ -65,6 +68,7 @@ class Cost:
             ("steps", f"{self.steps:,} x {self.epochs} epochs = {self.steps * self.epochs:,}"),
             ("one step", f"{1000 * self.step_seconds:.1f} ms, data included: {rate:,.0f} images/s"),
             ("start, and first step beyond a step", f"{duration(self.start_seconds)}, {duration(self.first_seconds)}"),
+            ("fit or choice after the last epoch", duration(self.end_seconds)),
             ("training, estimated", duration(self.train_seconds)),
             ("checkpoints", f"{self.checkpoints:,} of {1000 * self.checkpoint_seconds:.1f} ms"),
         ]

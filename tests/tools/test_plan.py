@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+import time
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
 
+import configs
 from clip import clip
+from dassl.config import get_cfg_default
+from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.selection import Selection
 from dassl.ranks import current
 from tools import cost, plan
 from tools.dry_run import FirstOf
@@ -56,19 +61,58 @@ def test_everything_is_in_the_estimate() -> None:
         start_seconds=1000,
         first_seconds=100,
         step_seconds=2,
+        end_seconds=7,
         text_seconds=9,
         test_seconds=0.2,
         checkpoint_seconds=0.5,
         memory_gb=1,
         device="CPU",
     )
-    assert found.train_seconds == 6 * 3 * 2 + 100
+    assert found.train_seconds == 6 * 3 * 2 + 100 + 7
     # the texts: 9 s; of 20 images a rank sees 10: 2 s; of 50, 25: 5 s
     assert [found.evaluation(images) for images in (20, 50)] == pytest.approx([11, 14])
-    assert found.seconds == pytest.approx(1000 + 136 + 3 * 11 + 14 + 2)
+    assert found.seconds == pytest.approx(1000 + 143 + 3 * 11 + 14 + 2)
     rows = dict(found.rows())
     assert rows["one step"] == "2000.0 ms, data included: 8 images/s"
-    assert rows["training images"] == "100, 16 a step" and rows["everything, estimated"] == "0:19:45"
+    assert rows["training images"] == "100, 16 a step" and rows["everything, estimated"] == "0:19:52"
+
+
+@pytest.mark.parametrize("epochs, steps", [(1, 1), (3, 7), (7, 3), (4, 5)])
+@pytest.mark.parametrize("every", [(1, 0), (0, 0), (3, 0), (1, 2), (2, 5), (0, 4), (0, 100)])
+def test_looks_at_validation_images(epochs: int, steps: int, every: tuple[int, int]) -> None:
+    """As the engine asks for them, step by step."""
+    cfg = get_cfg_default()
+    cfg.TEST.FINAL_MODEL, cfg.OPTIM.MAX_EPOCH = "best_val", epochs
+    cfg.TEST.SELECT_EPOCHS, cfg.TEST.SELECT_STEPS = every
+    selection = Selection(cfg)
+    expected = 0
+    for epoch in range(epochs):
+        expected += sum(selection.after_step(epoch, done, steps) for done in range(1, steps + 1))
+        expected += selection.after_epoch(epoch + 1)
+    assert cost.selections(selection, epochs, steps) == expected >= 1
+    cfg.TEST.FINAL_MODEL = "last_step"
+    assert cost.selections(Selection(cfg), epochs, steps) == 0
+
+
+@pytest.mark.usefixtures("small_world")
+@pytest.mark.parametrize("method", [row.name for row in configs.methods().values() if row.training_free])
+def test_a_fit_without_steps(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is measured, once; checkpoints and the looks of a selection count, steps do not."""
+    made = TRAINER_REGISTRY.get(method).method
+    done, fit = [], made.end_epoch
+    monkeypatch.setattr(made, "end_epoch", lambda *args: (done.append(args[1:3]), time.sleep(0.3), fit(*args)))
+    selecting = ("TEST.FINAL_MODEL", "best_val", "OPTIM.MAX_EPOCH", "3", "TEST.SELECT_EPOCHS", "2")
+    found = cost.plan(("--trainer", method, "DATALOADER.FEATURE_STORE", "", *selecting))
+    assert done == [(3, 3)] and 0.3 < found.end_seconds == found.train_seconds < found.seconds
+    assert (found.steps, found.epochs, found.checkpoints, found.evaluations) == (0, 3, 3, (2, 1))
+    assert found.checkpoint_seconds > 0 and dict(found.rows())["fit or choice after the last epoch"] != "0.0 s"
+
+
+def test_nothing_of_a_stand_in_is_kept(nothing_here: Path) -> None:
+    argv = ("--trainer", "TipAdapter", "MODEL.BACKBONE.NAME", "ViT-B/16", "DATALOADER.FEATURE_STORE", "kept")
+    argv = (*argv, "DATALOADER.NUM_WORKERS", "0", "TRAINER.TIPADAPTER.SEARCH", "False")
+    found = cost.plan(argv, stated=cost.Stated(4, 8, 4, (40, 30)))
+    assert found.notes.keys() == {"weights", "data"} and not [*nothing_here.iterdir()]
 
 
 @pytest.mark.usefixtures("small_world")
