@@ -67,6 +67,10 @@ class NaiveCLIP(PromptedCLIP):
     def encode_image(self, image: Tensor, plan: PromptPlan | None = None) -> Tensor:
         return unit(naive.encode_image(self.clip, image, plan, naive.sdpa))
 
+    def encode_image_and_prompt(self, image: Tensor, plan: PromptPlan) -> tuple[Tensor, Tensor]:
+        rows = naive.image_rows(self.clip, image, plan, naive.sdpa)
+        return unit(rows[:, 0] @ self.clip.visual.proj), rows[:, 1 : 1 + plan.deep_length]
+
     def encode_text(self, plan: PromptPlan | None, classes: Subset | None = None) -> Tensor:
         texts, plan = (self.texts, plan) if classes is None else (classes.texts, plan and plan.select(classes.index))
         return unit(naive.encode_text(self.clip, naive.padded_ids(texts).to(self.device), plan, naive.sdpa))

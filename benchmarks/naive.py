@@ -84,18 +84,30 @@ def run_layers(
     x: Tensor,
     prompts: Mapping[int, LayerPrompt],
     start: int,
-    mask: Tensor | None,
+    causal: bool,
     attend: Attend,
+    entry: int | None = None,
 ) -> Tensor:
+    """Layer ``entry`` inserts its rows behind the first one; they are replaced there."""
+    mask = causal_mask(x) if causal else None
     for index, block in enumerate(blocks):
+        if index == entry:
+            rows, start = prompts[index].residual.to(x.dtype).expand(len(x), -1, -1), 1
+            x = torch.cat([x[:, :1], rows, x[:, 1:]], dim=1)
+            mask = causal_mask(x) if causal else None
         x = layer(block, x, prompts.get(index), start, mask, attend)
     return x
+
+
+def causal_mask(x: Tensor) -> Tensor:
+    """(T, T), to be added, of (B, T, D)."""
+    return torch.full((x.shape[1], x.shape[1]), float("-inf"), dtype=x.dtype, device=x.device).triu(1)
 
 
 def enter_first(plan: PromptPlan | None, enter: Callable[[Tensor], Tensor]) -> dict[int, LayerPrompt]:
     """The plan's layers, the raw prompts of layer 0 passed through the encoder's entrance."""
     layers = {} if plan is None else dict(plan.layers)
-    if 0 in layers:
+    if 0 in layers and plan.entry is None:
         layers[0] = layers[0].map(enter)
     return layers
 
@@ -118,15 +130,20 @@ def encode_text(model: CLIP, ids: Tensor, plan: PromptPlan | None = None, attend
         x = x.index_put((text, place), context[text, -1 - ids[text, place]])
     count = 0 if plan is None else plan.length
     layers = enter_first(plan, lambda rows: rows.to(model.dtype) + positions[1 : 1 + count])
-    mask = torch.full((ids.shape[1], ids.shape[1]), float("-inf"), dtype=x.dtype, device=x.device).triu(1)
-    x = run_layers(model.transformer.resblocks, x + positions, layers, 1, mask, attend)
+    entry = plan and plan.entry
+    x = run_layers(model.transformer.resblocks, x + positions, layers, 1, True, attend, entry)
     x = model.ln_final(x)
-    eos = ids.argmax(dim=-1)
+    eos = ids.argmax(dim=-1) + (0 if entry is None else plan.deep_length)
     return x[torch.arange(len(ids), device=x.device), eos] @ model.text_projection
 
 
 def encode_image(model: CLIP, image: Tensor, plan: PromptPlan | None = None, attend: Attend = plain) -> Tensor:
     """(B, 3, H, W) -> (B, E), raw; the ViT with prompts behind its patches."""
+    return image_rows(model, image, plan, attend)[:, 0] @ model.visual.proj
+
+
+def image_rows(model: CLIP, image: Tensor, plan: PromptPlan | None = None, attend: Attend = plain) -> Tensor:
+    """(B, 3, H, W) -> (B, T, D) behind ``ln_post``. Inserted rows stand behind the first, others behind the patches."""
     vit = model.visual
     x = F.conv2d(image.to(model.dtype), vit.conv1.weight, stride=vit.conv1.stride).flatten(2).transpose(1, 2)
     x = torch.cat([vit.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
@@ -135,8 +152,8 @@ def encode_image(model: CLIP, image: Tensor, plan: PromptPlan | None = None, att
     if plan is not None:
         x = torch.cat([x, plan.input.rows.to(x.dtype).expand(len(x), -1, -1)], dim=1)
     layers = enter_first(plan, lambda rows: vit.ln_pre(rows.to(x.dtype)))
-    x = run_layers(vit.transformer.resblocks, vit.ln_pre(x), layers, start, None, attend)
-    return vit.ln_post(x)[:, 0] @ vit.proj
+    x = run_layers(vit.transformer.resblocks, vit.ln_pre(x), layers, start, False, attend, plan and plan.entry)
+    return vit.ln_post(x)
 
 
 def logits(model: CLIP, image_features: Tensor, text_features: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .prompts import LayerPrompt, residual_stream, write_slots
 
 ALL_ROWS = slice(None)
+Wanted = slice | Tensor  # rows: some in a row, or by their indices
 
 
 class LayerNorm(nn.LayerNorm):
@@ -66,7 +67,7 @@ class Attention(nn.Module):
         """(B, T, D) -> (B, H, T, D/H)."""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, T, H, D/H) -> (B, H, T, D/H)
 
-    def forward(self, qkv: Tensor, read: slice = ALL_ROWS, causal: bool = False) -> Tensor:
+    def forward(self, qkv: Tensor, read: Wanted = ALL_ROWS, causal: bool = False) -> Tensor:
         """Rows ``read`` of (B, T, 3 D) attend to all rows; returns (B, len(read), D)."""
         query, key, value = (self.split_heads(x) for x in qkv.chunk(3, dim=-1))  # (B, H, T, D/H) each
         out = F.scaled_dot_product_attention(query[:, :, read], key, value, is_causal=causal)
@@ -105,7 +106,12 @@ class ResidualAttentionBlock(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
     def forward(
-        self, x: Tensor, prompt: LayerPrompt | None = None, start: int = 0, read: slice = ALL_ROWS, causal: bool = False
+        self,
+        x: Tensor,
+        prompt: LayerPrompt | None = None,
+        start: int = 0,
+        read: Wanted = ALL_ROWS,
+        causal: bool = False,
     ) -> Tensor:
         """(B, T, D) -> (B, len(read), D): only the rows ``read`` are computed, since only they are wanted."""
         qkv = self.project(x, prompt, start)
@@ -122,7 +128,7 @@ class Transformer(nn.Module):
         self.resblocks = nn.Sequential(*(ResidualAttentionBlock(width, heads, activation) for _ in range(layers)))
 
     def forward(
-        self, x: Tensor, prompts: Mapping[int, LayerPrompt] | None = None, start: int = 0, read: slice = ALL_ROWS
+        self, x: Tensor, prompts: Mapping[int, LayerPrompt] | None = None, start: int = 0, read: Wanted = ALL_ROWS
     ) -> Tensor:
         """(B, T, D) -> (B, len(read), D). Layer l writes ``prompts[l]`` into its rows from ``start`` on.
 

@@ -60,14 +60,21 @@ class VisionTransformer(nn.Module):
 
     def forward(self, image: Tensor, prompt: PromptPlan | None = None) -> Tensor:
         """(B, 3, H, W) -> (B, E), raw (not normalised)."""
+        return self.last_rows(image, prompt)[:, 0] @ self.proj  # (B, E)
+
+    def last_rows(self, image: Tensor, prompt: PromptPlan | None = None, prompts_too: bool = False) -> Tensor:
+        """(B, 3, H, W) -> (B, 1, D): [CLS] behind ``ln_post``; the last layer's prompts too: (B, 1 + P, D)."""
         x = self.ln_pre(self.patches(image))
         start, layers = x.shape[1], {}
         if prompt is not None:
             prompt.check(self.width, self.transformer.layers)
             x = write_slots(x, start, self.ln_pre(prompt.input.rows.to(x.dtype)))  # (B, 1 + N + P, D)
-            layers = raw_first_layer(prompt.layers, lambda rows: self.ln_pre(rows.to(x.dtype)))
-        cls = self.transformer(x, layers, start, read=slice(1))[:, 0]  # (B, D)
-        return self.ln_post(cls) @ self.proj  # (B, E)
+            layers = raw_first_layer(prompt, lambda rows: self.ln_pre(rows.to(x.dtype)))
+        read = slice(1)
+        if prompts_too:
+            behind = torch.arange(start, start + prompt.deep_length, device=x.device)
+            read = torch.cat([behind.new_zeros(1), behind])  # (1 + P,)
+        return self.ln_post(self.transformer(x, layers, start, read))  # (B, 1, D) or (B, 1 + P, D)
 
 
 class CLIP(nn.Module):
@@ -149,11 +156,20 @@ class CLIP(nn.Module):
         image = image.to(self.dtype)
         if prompt is None:
             return self.visual(image)
+        self.check_image_prompt(prompt)
+        return self.visual(image, prompt)
+
+    def encode_image_and_prompt(self, image: Tensor, prompt: PromptPlan) -> tuple[Tensor, Tensor]:
+        """(B, E) as ``encode_image``, and what has become of the prompt rows: (B, P, D), normed by ``ln_post``."""
+        self.check_image_prompt(prompt)
+        rows = self.visual.last_rows(image.to(self.dtype), prompt, prompts_too=True)  # (B, 1 + P, D)
+        return rows[:, 0] @ self.visual.proj, rows[:, 1:]  # (B, E) and (B, P, D)
+
+    def check_image_prompt(self, prompt: PromptPlan) -> None:
         if not self.has_vit:
             raise ValueError("A ResNet image encoder cannot take prompts; choose a ViT backbone or a text-only method")
         if isinstance(prompt.input, PerClass):
             raise ValueError("Images have no class yet: they take one prompt for all of them, or PerImage(prompts)")
-        return self.visual(image, prompt)
 
     def encode_text(
         self, text: Tensor | Texts, prompt: PromptPlan | None = None, memory_gb: float | None = None

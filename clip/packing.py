@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -51,13 +52,15 @@ class Bucket:
     mask: Tensor | None  # (s, p + s) bool, causal
     eos_mask: Tensor | None  # (c, 1, 1, p + s), what each EOS row sees
 
-    def mask_of(self, eos_only: bool, groups: int) -> Tensor | None:
-        """(s, p + s) for all rows; for the EOS rows alone (G c, 1, 1, p + s), with G groups behind one another."""
-        if not eos_only:
-            return self.mask
-        if self.eos_mask is None or groups == 1:
-            return self.eos_mask
-        return self.eos_mask.repeat(groups, 1, 1, 1)  # (G c, 1, 1, p + s)
+    def mask_of(self, eos_only: bool, groups: int, keys: int) -> Tensor | None:
+        """(s, keys) for all rows; for the EOS rows alone (G c, 1, 1, keys), with G groups behind one another. ``keys``:
+        p + s, and more where the prefix has grown, whose rows all may be seen."""
+        mask = self.eos_mask if eos_only else self.mask
+        if mask is None:
+            return None
+        if more := keys - mask.shape[-1]:
+            mask = F.pad(mask, (more, 0), value=True)
+        return mask.repeat(groups, 1, 1, 1) if eos_only and groups > 1 else mask  # (G c, 1, 1, keys)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ One notation for every method:
     IVLP, MaPLe     input, layers 1..J-1 shared      the same
     TCP             input and one layer, per class   none
     RPP             input, layers 0..J-1 unshared    the same
+    MMRL            layers l..L-1, inserted          the same
 
 Letters: B images, C classes, K classes that are picked, S context slots, T rows, P prompt tokens, D width.
 """
@@ -101,6 +102,10 @@ class LayerPrompt:
         return self.query, self.key, self.value, self.residual
 
     @property
+    def length(self) -> int:
+        return self.query.shape[-2]
+
+    @property
     def is_shared(self) -> bool:
         return self.query is self.key and self.key is self.value
 
@@ -118,6 +123,7 @@ class PromptPlan:
     input: rows at the encoder's entrance, raw: the text encoder adds the positional embedding, the vision encoder
         applies ``ln_pre``. Text: the context; vision: appended behind the patches. A bare tensor (P, D) is ``ForAll``.
     layers: prompts of layer l = 0..L-1. Those of layer 0 are raw like ``input``; deeper ones are used as they are.
+        Without any ``input`` (P = 0) they are *inserted* where the first of them stands: see ``inserted``.
     made_of: tensors that decide all others, where those are computed anew whenever they are wanted.
     """
 
@@ -129,9 +135,28 @@ class PromptPlan:
         if isinstance(self.input, Tensor):
             object.__setattr__(self, "input", ForAll(self.input))
 
+    @classmethod
+    def inserted(cls, rows: Mapping[int, Tensor], made_of: tuple[Tensor, ...] = ()) -> PromptPlan:
+        """Rows (P, D) that the encoder has from the first of these layers on, used as they are; every further layer
+        replaces them. They stand behind the first row of a text, and behind the patches of an image, where order does
+        not matter."""
+        empty = next(iter(rows.values()))[:0]  # (0, D)
+        return cls(empty, {layer: LayerPrompt.shared(own) for layer, own in rows.items()}, made_of)
+
     @property
     def length(self) -> int:
         return self.input.rows.shape[-2]
+
+    @property
+    def entry(self) -> int | None:
+        """The layer that inserts rows, if there is one."""
+        first = min(self.layers, default=None)
+        return None if self.length or first is None or not self.layers[first].length else first
+
+    @property
+    def deep_length(self) -> int:
+        """Prompt rows of the last layer: those of the input, or the inserted ones."""
+        return self.length if self.entry is None else self.layers[self.entry].length
 
     @property
     def per_image(self) -> bool:
@@ -162,13 +187,16 @@ class PromptPlan:
             raise ValueError(f"Prompts of width {sorted(widths)} do not fit an encoder of width {width}")
         if self.layers and max(self.layers) >= depth:
             raise ValueError(f"Prompt depth {max(self.layers) + 1} is larger than the encoder's {depth} layers")
-        if any(t.shape[-2] != self.length for t in self.tensors):
-            raise ValueError(f"Deep prompts must have the input's length {self.length}")
+        if self.entry is not None and self.layers[self.entry].residual is None:
+            raise ValueError("Prompts without an input are inserted, so their first layer needs a residual")
+        if any(t.shape[-2] != self.deep_length for t in self.tensors[1:]):
+            raise ValueError(f"Deep prompts must have the input's length {self.deep_length}")
 
 
-def raw_first_layer(layers: Mapping[int, LayerPrompt], enter: Callable[[Tensor], Tensor]) -> Mapping[int, LayerPrompt]:
-    """Pass the raw prompts of layer 0, if any, through the encoder's entrance (positions or ``ln_pre``)."""
-    return {**layers, 0: layers[0].map(enter)} if 0 in layers else layers
+def raw_first_layer(plan: PromptPlan, enter: Callable[[Tensor], Tensor]) -> Mapping[int, LayerPrompt]:
+    """The layers, raw prompts of layer 0, if any, passed through the encoder's entrance (positions or ``ln_pre``)."""
+    layers = plan.layers
+    return {**layers, 0: layers[0].map(enter)} if 0 in layers and plan.length else layers
 
 
 def residual_stream(x: Tensor, prompt: LayerPrompt | None, start: int) -> Tensor:
@@ -183,3 +211,9 @@ def write_slots(x: Tensor, start: int, rows: Tensor) -> Tensor:
     """
     rows = rows.to(x.dtype).expand(len(x), -1, -1)  # (B, P, D)
     return torch.cat([x[:, :start], rows, x[:, start + rows.shape[1] :]], dim=1)  # (B, T, D), or (B, T + P, D)
+
+
+def insert_rows(x: Tensor, start: int, rows: Tensor) -> Tensor:
+    """``x`` (B, T, D) with ``rows`` (P, D) or (B, P, D) in front of its row ``start``."""
+    rows = rows.to(x.dtype).expand(len(x), -1, -1)  # (B, P, D)
+    return torch.cat([x[:, :start], rows, x[:, start:]], dim=1)  # (B, T + P, D)

@@ -12,6 +12,7 @@ Under a causal mask a row depends on earlier rows only. Hence (numbers agree wit
 5. with a memory budget the suffixes run in chunks that are recomputed in the backward pass.
 
 Prompts that are one per class are rows of the suffixes, in every layer that has some (TCP); SOS is the whole prefix.
+Rows that are inserted behind SOS belong to the prefix from their layer on, where p then counts them, too (MMRL).
 
 Letters: C texts, M of them in a chunk, G = 1 or B (a context per image of B), p prefix rows, R rows that are embedded,
 such as a chunk's suffixes, S context slots among them, c suffixes of s rows in a bucket, T tokens that a text may have,
@@ -30,7 +31,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .blocks import Attention, Transformer
 from .packing import Bucket, Chunk, Packing, Rows
-from .prompts import InputRows, PerClass, PromptPlan, raw_first_layer, residual_stream
+from .prompts import InputRows, PerClass, PromptPlan, insert_rows, raw_first_layer, residual_stream
 from .text import Texts
 
 NO_PROMPTS = PromptPlan(torch.empty(0, 0))
@@ -76,10 +77,12 @@ class TextEncoder:
         """The common rows, through all layers: the keys and values of each, (1 or G, p, 2 D)."""
         x = self.embed(rows, plan.input)  # (1 or G, p, D)
         positions = self.positional_embedding[1 : 1 + plan.length].to(x.dtype)  # (P, D)
-        layers = {} if isinstance(plan.input, PerClass) else plan.layers
-        layers = raw_first_layer(layers, lambda views: views.to(x.dtype) + positions)
+        is_own = isinstance(plan.input, PerClass)
+        layers = {} if is_own else raw_first_layer(plan, lambda views: views.to(x.dtype) + positions)
         keys_values = []
         for i, block in enumerate(self.transformer.resblocks):
+            if i == plan.entry:
+                x = insert_rows(x, 1, layers[i].residual)  # (1 or G, p + P, D)
             qkv = block.project(x, layers.get(i), start=1)  # (1 or G, p, 3 D)
             keys_values.append(qkv[..., self.transformer.width :])  # (1 or G, p, 2 D)
             if i + 1 < self.transformer.layers:
@@ -129,7 +132,8 @@ def attend_bucket(attn: Attention, queries: Tensor, own: Tensor, prefix: Tensor,
     common = prefix[:, None].expand(-1, count, -1, -1)  # (G, c, p, 2 D)
     key, value = torch.cat([common, own], dim=2).flatten(0, 1).chunk(2, dim=-1)  # (G c, p + s, D) each
     query, key, value = (attn.split_heads(x) for x in (query, key, value))  # (G c, H, s or p + s, D/H)
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=bucket.mask_of(last, groups))
+    mask = bucket.mask_of(last, groups, key.shape[-2])
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     return out.transpose(1, 2).reshape(groups, -1, prefix.shape[-1] // 2)  # (G c, s, H, D/H) -> (G, c s, D)
 
 
