@@ -153,7 +153,7 @@ def wording(classifier: PromptedCLIP) -> list[str]:
     if templates := getattr(classifier.method, "templates", None):
         return list(templates(classifier))
     name = "zebra"  # any word of one token that no phrase has
-    texts = classifier.method.wording([name])
+    texts = classifier.method.wording([name], classifier.template)
     ids = texts.ids[0, 1 : texts.lengths[0] - 1].tolist()
     words = [f"[v{-i}]" if i < 0 else tokenizer().decode([i]).strip() for i in ids]
     return [" ".join("{}" if word == name else word for word in words).replace(" .", ".")]

@@ -121,8 +121,9 @@ class Method(nn.Module):
     def needs(cls, options: Options) -> Needs:
         return Needs()
 
-    def wording(self, names: Sequence[str]) -> Texts:
-        """Class names in their texts: ``phrase name.`` with learnable tokens in the phrase."""
+    def wording(self, names: Sequence[str], template: str) -> Texts:
+        """Class names in their texts: ``phrase name.`` with learnable tokens in the phrase. Or in others, such as the
+        data set's hand-written ``template``."""
         return self.context.texts(names)
 
     def prompts(self) -> Prompts:

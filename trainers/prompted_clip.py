@@ -1,6 +1,6 @@
 """A frozen CLIP, a method and class names: a classifier. Training, evaluation, prediction and teachers all use it.
 
-Letters: B images, C classes, E joint width, H W pixels.
+Letters: B images, C classes, P prompt tokens, D width of the image encoder, E joint width, H W pixels.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class PromptedCLIP(nn.Module):
         if not classnames:
             raise ValueError("A classifier needs class names, but there are none")
         names = [name.replace("_", " ") for name in classnames]
-        texts = self.method.wording(names)
+        texts = self.method.wording(names, self.template)
         check_vocabulary(self.clip.known_tokens, texts)
         self.classnames, self.texts = names, texts
         self.own_texts = texts.select(self.ranks.mine(torch.arange(len(texts)))) if self.ranks.size > 1 else texts
@@ -194,6 +194,11 @@ class PromptedCLIP(nn.Module):
             return image
         with torch.set_grad_enabled(torch.is_grad_enabled() and plan is not None):
             return unit(self.clip.encode_image(image, plan))
+
+    def encode_image_and_prompt(self, image: Tensor, plan: PromptPlan) -> tuple[Tensor, Tensor]:
+        """As ``encode_image`` of pixels, and the prompt rows as they leave the last layer, normed: (B, P, D)."""
+        features, rows = self.clip.encode_image_and_prompt(image, plan)  # (B, E) and (B, P, D)
+        return unit(features), at_least_fp32(rows)
 
     def encode_text(self, plan: PromptPlan | None, classes: Subset | None = None) -> Tensor:
         """Unit-norm features (C, E) or (K, E); (B, C, E) for a context per image.

@@ -50,7 +50,7 @@ class TCP(Method):
             )
         )
 
-    def wording(self, names: Sequence[str]) -> Texts:
+    def wording(self, names: Sequence[str], template: str) -> Texts:
         length = self.context.length
         placeholders = "X " * length
         texts = Texts.from_strings([placeholders + self.options.TEXT.format(name) for name in names])

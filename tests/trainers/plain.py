@@ -201,16 +201,18 @@ def kl_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tenso
     return temperature**2 * total / len(student)
 
 
+def token_rows(names: Sequence[str], template: str) -> Tensor:
+    """(C, T) of a hand-written template."""
+    ids = torch.zeros(len(names), CONTEXT_LENGTH, dtype=torch.long)
+    for row, name in zip(ids, names):
+        tokens = [SOS, *encode(template.format(name.replace("_", " "))), EOS]
+        row[: len(tokens)] = torch.tensor(tokens)
+    return ids
+
+
 def zeroshot_text(clip: CLIP, names: Sequence[str], templates: Sequence[str]) -> list[Tensor]:
     """Raw class features (C, E) of each template."""
-    features = []
-    for template in templates:
-        ids = torch.zeros(len(names), CONTEXT_LENGTH, dtype=torch.long)
-        for row, name in zip(ids, names):
-            tokens = [SOS, *encode(template.format(name.replace("_", " "))), EOS]
-            row[: len(tokens)] = torch.tensor(tokens)
-        features.append(encode_text(clip, ids))
-    return features
+    return [encode_text(clip, token_rows(names, template)) for template in templates]
 
 
 def zeroshot_logits(clip: CLIP, image: Tensor, names: Sequence[str], templates: Sequence[str]) -> Tensor:

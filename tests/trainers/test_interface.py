@@ -1,8 +1,8 @@
 """The interface of methods carries kinds that are not here yet: a skeleton of each, no special case in shared code.
 
 PromptSRC (teacher features, an average that survives resume), ProGrad (a gradient rule), TCP (prompts per class) and
-Tip-Adapter-F (a cache of features) are methods of the table and pass its tests. Here are the bare bones of MMRL,
-CLIP-LoRA and PromptKD: what each asks of the interface, not its every detail.
+Tip-Adapter-F (a cache of features) and MMRL (a second projection) are methods of the table and pass its tests. Here are
+the bare bones of CLIP-LoRA and PromptKD: what each asks of the interface, not its every detail.
 """
 
 from __future__ import annotations
@@ -31,47 +31,12 @@ from trainers.method import (
     Needs,
     PromptedCLIP,
     Subset,
-    classification_terms,
     option,
 )
 from trainers.prompted_clip import unit
 from trainers.vpt import VPT
 
-from .world import CLASSNAMES, Make, Swatch, Swatches, batch, randomise, state, swatches
-
-
-class MMRL(VPT):
-    """A second projection, seen by the loss and in tests on the classes of the training, but not on others."""
-
-    @dataclass(frozen=True)
-    class Options(VPT.Options):
-        ALPHA: float = option(0.7, least=0)
-        REG_WEIGHT: float = option(0.5, least=0)
-
-    def __init__(self, clip: CLIP, options: Options | None = None, num_classes: int = 0) -> None:
-        super().__init__(clip, options, num_classes)
-        self.projection = nn.Parameter(torch.randn(clip.embed_dim, clip.embed_dim) * clip.embed_dim**-0.5)
-
-    def both(self, classifier: PromptedCLIP, image: Tensor, classes: Subset | None = None) -> tuple[Tensor, ...]:
-        features, text = self.features(classifier, image, classes)
-        second = unit(features @ self.projection)
-        return features, classifier.cosine_logits(features, text), classifier.cosine_logits(second, text)
-
-    def logits(self, classifier: PromptedCLIP, image: Tensor, classes: Subset | None = None) -> Tensor:
-        _, first, second = self.both(classifier, image, classes)
-        alpha = self.options.ALPHA
-        return alpha * first + (1 - alpha) * second if classifier.is_trained_on_these else first
-
-    def loss(self, classifier: PromptedCLIP, batch: Batch) -> dict[str, Tensor]:
-        features, first, second = self.both(classifier, batch.image)
-        alpha, frozen = self.options.ALPHA, classifier.encode_image(batch.image)
-        terms = classification_terms(first, batch.label)
-        return {
-            "acc": terms["acc"],
-            "first_loss": alpha * terms["ce_loss"],
-            "second_loss": (1 - alpha) * F.cross_entropy(second, batch.label),
-            "near_loss": self.options.REG_WEIGHT * (1 - (features * frozen).sum(1).mean()),
-        }
+from .world import CLASSNAMES, Make, Swatch, Swatches, batch, state, swatches
 
 
 class Encoders(nn.Module):
@@ -139,7 +104,6 @@ class PromptKD(VPT):
 
 
 SKELETONS = {
-    MMRL: {"N_CTX_VISION": 2, "PROMPT_DEPTH_VISION": 2},
     CLIPLoRA: {},
     PromptKD: {"N_CTX_VISION": 2, "PROMPT_DEPTH_VISION": 1},
 }
@@ -194,16 +158,6 @@ def test_it_needs_no_engine(method: type[Method], make: Make) -> None:
     classifier = PromptedCLIP(clip, method(clip, num_classes=len(CLASSNAMES)), CLASSNAMES).eval()
     assert classifier(batch()[0]).shape == (5, len(CLASSNAMES))
     assert classifier.text_features.shape == (len(CLASSNAMES), clip.embed_dim)
-
-
-def test_new_classes_have_a_rule_of_their_own(make: Make) -> None:
-    trainer = randomise(build(make, MMRL))
-    model, (image, _) = trainer.model.eval(), batch()
-    with torch.no_grad():
-        _, first, second = model.method.both(model, image)
-        assert difference(model(image), 0.7 * first + 0.3 * second) < 1e-6
-        model.set_classnames([*CLASSNAMES[:5], "sky"])
-        assert difference(model(image)[:, :5], first[:, :5]) < 1e-5
 
 
 def test_weights_that_are_not_changed_are_clip(make: Make) -> None:

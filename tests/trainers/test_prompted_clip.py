@@ -72,6 +72,7 @@ def test_a_subset_of_class_specific_contexts(method: str, position: str, make: M
 def test_other_class_names(method: str, make: Make) -> None:
     """The same prompts with a longer list: the old names keep their logits."""
     model, image = randomise(make(method)).model, batch()[0]
+    model.trained_on = None  # a rule for the classes of the training is another matter
     with torch.no_grad():
         before = model(image)
         model.set_classnames([*CLASSNAMES, "tiny orange_boat", "sky"])
