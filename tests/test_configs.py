@@ -119,6 +119,7 @@ def value(cfg: CfgNode, key: str) -> object:
     return cfg
 
 
+MMRL = {"OPTIM.NAME": "adamw", "TRAINER.MMRL.PREC": "amp", "INPUT.RRCROP_SCALE": (0.5, 1.0), "TRAINER.MMRL.ALPHA": 0.7}
 # (file, learning rate, epochs, training batch, other keys), as published.
 RECIPES = [
     ("CoOp/rn50", 0.002, 200, 32, {}),
@@ -168,6 +169,10 @@ RECIPES = [
         {"OPTIM.NAME": "adam", "OPTIM.ADAM_EPS": 1e-3, "TRAINER.TCP.LAYER": 9, "TRAINER.TCP.TEXT": "{}."},
     ),
     ("TCP/vit_b16_ep50_ucf", 0.002, 50, 32, {"OPTIM.NAME": "adam", "TRAINER.TCP.TEXT": "person doing {}."}),
+    ("MMRL/vit_b16_reg7", 0.001, 10, 4, {**MMRL, "TRAINER.MMRL.REG_WEIGHT": 7.0, "TRAINER.MMRL.FIRST_LAYER": 6}),
+    ("MMRL/vit_b16_few_shot_eurosat", 0.001, 50, 32, {**MMRL, "TRAINER.MMRL.REP_DIM": 2048}),
+    ("MMRL/vit_b16_imagenet", 0.001, 5, 32, {**MMRL, "TRAINER.MMRL.REG_WEIGHT": 0.5}),
+    ("MMRL/vit_b16_cross_datasets", 0.001, 1, 32, {**MMRL, "TRAINER.MMRL.REG_WEIGHT": 0.2, "OPTIM.WARMUP_EPOCH": 0}),
     ("RPP/vit_b16_ep5_randaug2", 0.002, 5, 32, {"DATALOADER.K_TRANSFORMS": 4, "TRAINER.RPP.UPDATE_CLASS_NUM": 1000}),
 ]
 

@@ -68,7 +68,7 @@ def printed(protocol: str, method: str, dataset: str, metric: str = "accuracy", 
     return row.value
 
 
-@pytest.mark.parametrize("method", ["CLIP", "CoOp", "CoCoOp", "MaPLe", "PromptSRC", "KgCoOp", "ProGrad", "TCP"])
+@pytest.mark.parametrize("method", ["CLIP", "CoOp", "CoCoOp", "MaPLe", "PromptSRC", "KgCoOp", "ProGrad", "TCP", "MMRL"])
 def test_printed_base2new_averages_are_the_means_of_the_data_sets(method: str):
     for column in ("base", "new"):
         mean = sum(printed("base2new", method, dataset, column) for dataset in REAL.datasets) / 11
@@ -83,7 +83,7 @@ def test_printed_h_of_maple_is_that_of_its_halves():
         assert harmonic_mean(*halves) == pytest.approx(printed("base2new", "MaPLe", dataset, "H"), abs=0.02)
 
 
-@pytest.mark.parametrize("method", ["CLIP", "CoOp", "CoCoOp", "MaPLe", "PromptSRC", "TCP"])
+@pytest.mark.parametrize("method", ["CLIP", "CoOp", "CoCoOp", "MaPLe", "PromptSRC", "TCP", "MMRL"])
 def test_printed_transfer_averages(method: str):
     for protocol, targets in (("xd", set(REAL.targets)), ("dg", set(REAL.shifts))):
         mean = sum(printed(protocol, method, dataset) for dataset in targets) / len(targets)

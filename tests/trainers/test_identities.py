@@ -19,6 +19,7 @@ ZERO_SHOT: dict[str, tuple[str, Settings]] = {
     "Tip-Adapter without its cache": ("TipAdapter", {"ALPHA": 0.0}),
     "Tip-Adapter-F without its cache": ("TipAdapterF", {"ALPHA": 0.0}),
     "CLIP-Adapter that mixes nothing in": ("CLIPAdapter", {"RATIO": 0.0}),
+    "MMRL without its second path": ("MMRL", {"N_REP_TOKENS": 0, "ALPHA": 1.0}),
 }
 
 

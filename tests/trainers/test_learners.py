@@ -46,6 +46,7 @@ def lengths_and_depths(*numbers: int) -> dict[str, int]:
         ("KgCoOp", {}, 2_048),
         ("TCP", {}, 331_904),
         ("CLIPAdapter", {}, 131_072),
+        ("MMRL", {}, 4_992_256),
         ("RPP", lengths_and_depths(4, 4, 9, 9), 3 * 46_080),
         ("RPP", {**lengths_and_depths(4, 4, 9, 9), "QKV": "kv"}, 2 * 46_080),
         ("RPP", {**lengths_and_depths(4, 4, 9, 9), "QKV": "shared"}, 46_080),

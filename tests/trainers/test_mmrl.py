@@ -89,19 +89,14 @@ def test_the_rule_can_be_chosen(chosen: str, index: int, make: Make) -> None:
             assert difference(trainer.model(image), both(trainer, image)[index]) < 1e-6
 
 
-@pytest.mark.parametrize("trained", [True, False])
-def test_without_the_second_path_it_is_zero_shot_clip(trained: bool, make: Make) -> None:
-    """No tokens are inserted, and the share of their feature is 0; on other classes it is anyway."""
-    settings = {"N_REP_TOKENS": 0, **({"ALPHA": 1.0} if trained else {})}
-    model, expected, image = make("MMRL", settings).model, make("ZeroshotCLIP").model, batch()[0]
-    names = CLASSNAMES if trained else ["sky", *CLASSNAMES[2:]]
+def test_without_tokens_it_is_zero_shot_clip_but_for_a_factor(make: Make) -> None:
+    """There is no second feature to mix in: on new classes the very logits, on those of the training ALPHA times them."""
+    model, expected, image = make("MMRL", {"N_REP_TOKENS": 0}).model, make("ZeroshotCLIP").model, batch()[0]
     with torch.no_grad():
+        assert difference(model(image), 0.7 * expected(image)) < 1e-6
         for one in (model, expected):
-            one.set_classnames(names)
+            one.set_classnames(["sky", *CLASSNAMES[2:]])
         assert difference(model(image), expected(image)) < 1e-6
-        with_tokens = make("MMRL", {**settings, "N_REP_TOKENS": 5}).model
-        with_tokens.set_classnames(names)
-        assert difference(with_tokens(image), expected(image)) > 1e-3
 
 
 def test_other_classes_cost_no_second_feature(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ CASES: dict[str, tuple[str, Settings, tuple[object, ...]]] = {
     "CoOp, a context per class": ("CoOp", {"CSC": True}, ()),
     "CoCoOp": ("CoCoOp", {}, ()),
     "PromptSRC": ("PromptSRC", {}, ()),
+    "MMRL": ("MMRL", {}, ()),
     "RPP, uneven shares": ("RPP", {"UPDATE_CLASS_NUM": 5}, ("DATASET.NAME", "SevenSwatches")),
     "POMP, every rank encodes all": ("POMP", {"UPDATE_CLASS_NUM": 4}, ("MODEL.SHARD_CLASSES", False)),
     "MaPLe, every rank encodes all": ("MaPLe", {}, ("MODEL.SHARD_CLASSES", False)),
