@@ -79,9 +79,9 @@ class TextEncoder:
         positions = self.positional_embedding[1 : 1 + plan.length].to(x.dtype)  # (P, D)
         is_own = isinstance(plan.input, PerClass)
         layers = {} if is_own else raw_first_layer(plan, lambda views: views.to(x.dtype) + positions)
-        keys_values = []
+        keys_values, entry = [], plan.entry
         for i, block in enumerate(self.transformer.resblocks):
-            if i == plan.entry:
+            if i == entry:
                 x = insert_rows(x, 1, layers[i].residual)  # (1 or G, p + P, D)
             qkv = block.project(x, layers.get(i), start=1)  # (1 or G, p, 3 D)
             keys_values.append(qkv[..., self.transformer.width :])  # (1 or G, p, 2 D)

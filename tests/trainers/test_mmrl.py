@@ -90,7 +90,7 @@ def test_the_rule_can_be_chosen(chosen: str, index: int, make: Make) -> None:
 
 
 def test_without_tokens_it_is_zero_shot_clip_but_for_a_factor(make: Make) -> None:
-    """There is no second feature to mix in: on new classes the very logits, on those of the training ALPHA times them."""
+    """There is no second feature to mix in: new classes have its logits, those of the training ALPHA times them."""
     model, expected, image = make("MMRL", {"N_REP_TOKENS": 0}).model, make("ZeroshotCLIP").model, batch()[0]
     with torch.no_grad():
         assert difference(model(image), 0.7 * expected(image)) < 1e-6
