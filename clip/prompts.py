@@ -141,7 +141,7 @@ class PromptPlan:
         replaces them. They stand behind the first row of a text, and behind the patches of an image, where order does
         not matter."""
         empty = next(iter(rows.values()))[:0]  # (0, D)
-        return cls(empty, {layer: LayerPrompt.shared(own) for layer, own in rows.items()}, made_of)
+        return cls(empty, {layer: LayerPrompt.shared(own) for layer, own in rows.items()}, made_of=made_of)
 
     @property
     def length(self) -> int:
