@@ -12,8 +12,8 @@ from torch.nn.functional import normalize
 
 from benchmarks import naive
 from clip import Texts
-from tests.clip.small import difference
-from trainers import PromptTrainer
+from tests.clip.small import difference, small_clip
+from trainers import PromptedCLIP, PromptTrainer
 from trainers.method import Batch
 from trainers.mmrl import MMRL
 
@@ -168,3 +168,12 @@ def test_a_run_is_resumed_with_its_rule(make: Make, tmp_path: Path) -> None:
     trainer.save_model(0, str(tmp_path))
     saved = torch.load(tmp_path / MMRL.folder / "model.pth.tar-1", weights_only=True)
     assert [*saved["trained_on"]] == [name.replace("_", " ") for name in CLASSNAMES]
+
+
+def test_encoders_of_other_depths_have_tokens_to_their_own_ends() -> None:
+    clip = small_clip(vision_layers=5)
+    method = MMRL(clip, MMRL.Options(FIRST_LAYER=2, REP_DIM=6))
+    plans = method.prompts()
+    assert [*plans.text.layers] == [1, 2] and [*plans.vision.layers] == [1, 2, 3, 4]
+    classifier = PromptedCLIP(clip, method, ["red fox", "badger"]).eval()
+    assert classifier(batch()[0]).shape == (5, 2)
