@@ -3,6 +3,7 @@
 import sys
 from importlib.metadata import distributions
 
+from .changes import LayerChange, LowRank
 from .clip import available_models, load, tokenize
 from .model import CLIP, QuickGELU
 from .prompts import LayerPrompt, PerClass, PerImage, PromptPlan
@@ -10,7 +11,9 @@ from .text import Texts
 
 __all__ = [
     "CLIP",
+    "LayerChange",
     "LayerPrompt",
+    "LowRank",
     "PerClass",
     "PerImage",
     "PromptPlan",

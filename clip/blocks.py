@@ -1,6 +1,6 @@
 """The transformer of both encoders, and its one layer for all methods.
 
-Prompts reach a layer as a ``LayerPrompt``; see ``clip/prompts.py``.
+Prompts reach a layer as a ``LayerPrompt``, see ``clip/prompts.py``; what else a method changes as a ``LayerChange``.
 
 Letters: B images or texts, T rows (tokens), D width, H heads, P prompt tokens.
 """
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .prompts import LayerPrompt, residual_stream, write_slots
+from .changes import LayerChange, Views, linear
+from .prompts import LayerPrompt, PromptPlan, residual_stream, write_slots
 
 ALL_ROWS = slice(None)
 Wanted = slice | Tensor  # rows: some in a row, or by their indices
@@ -53,15 +55,10 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def project(self, x: Tensor) -> Tensor:
-        """(..., D) -> (..., 3 D): query, key and value side by side."""
-        return F.linear(x, self.in_proj_weight, self.in_proj_bias)
-
-    def project_views(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """As ``project``, each projection reading its own input."""
-        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)  # (D, D) and (D,) each
-        views = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases))
-        return torch.cat([*views], dim=-1)  # (..., 3 D)
+    def project(self, views: Views, change: LayerChange | None = None) -> Tensor:
+        """What query, key and value are made of, (..., D) each -> (..., 3 D): the three side by side."""
+        project = linear if change is None else change.qkv.project
+        return project(views, self.in_proj_weight, self.in_proj_bias)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, H, T, D/H)."""
@@ -88,16 +85,16 @@ class ResidualAttentionBlock(nn.Module):
         )
         self.ln_2 = LayerNorm(width)
 
-    def project(self, x: Tensor, prompt: LayerPrompt | None = None, start: int = 0) -> Tensor:
+    def project(
+        self, x: Tensor, prompt: LayerPrompt | None = None, start: int = 0, change: LayerChange | None = None
+    ) -> Tensor:
         """Query, key and value of every row, (B, T, 3 D). Prompt rows are projected once and put in, not per image."""
-        qkv = self.attn.project(self.ln_1(x))  # (B, T, 3 D)
+        normed = self.ln_1(x)  # (B, T, D)
+        qkv = self.attn.project((normed, normed, normed), change)  # (B, T, 3 D)
         if prompt is None:
             return qkv
         views = prompt.map(lambda rows: self.ln_1(rows.to(x.dtype)))
-        if prompt.is_shared:
-            rows = self.attn.project(views.query)  # (P, 3 D) or (B, P, 3 D)
-        else:
-            rows = self.attn.project_views(views.query, views.key, views.value)  # the same
+        rows = self.attn.project((views.query, views.key, views.value), change)  # (P, 3 D) or (B, P, 3 D)
         return write_slots(qkv, start, rows)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
@@ -112,9 +109,10 @@ class ResidualAttentionBlock(nn.Module):
         start: int = 0,
         read: Wanted = ALL_ROWS,
         causal: bool = False,
+        change: LayerChange | None = None,
     ) -> Tensor:
         """(B, T, D) -> (B, len(read), D): only the rows ``read`` are computed, since only they are wanted."""
-        qkv = self.project(x, prompt, start)
+        qkv = self.project(x, prompt, start, change)
         x = residual_stream(x, prompt, start)
         return self.finish(x[:, read], self.attn(qkv, read, causal))
 
@@ -128,13 +126,18 @@ class Transformer(nn.Module):
         self.resblocks = nn.Sequential(*(ResidualAttentionBlock(width, heads, activation) for _ in range(layers)))
 
     def forward(
-        self, x: Tensor, prompts: Mapping[int, LayerPrompt] | None = None, start: int = 0, read: Wanted = ALL_ROWS
+        self,
+        x: Tensor,
+        prompts: Mapping[int, LayerPrompt] | None = None,
+        start: int = 0,
+        read: Wanted = ALL_ROWS,
+        changes: Mapping[int, LayerChange] | None = None,
     ) -> Tensor:
         """(B, T, D) -> (B, len(read), D). Layer l writes ``prompts[l]`` into its rows from ``start`` on.
 
         With prompts behind all other rows (vision), a layer whose successor replaces them does not compute them.
         """
-        prompts = prompts or {}
+        prompts, changes = prompts or {}, changes or {}
         for layer, block in enumerate(self.resblocks):
             following = prompts.get(layer + 1)
             if layer == self.layers - 1:
@@ -143,5 +146,11 @@ class Transformer(nn.Module):
                 rows = slice(start)
             else:
                 rows = ALL_ROWS
-            x = block(x, prompts.get(layer), start, rows, self.causal)
+            x = block(x, prompts.get(layer), start, rows, self.causal, changes.get(layer))
         return x
+
+    def merge(self, plan: PromptPlan) -> PromptPlan:
+        """The same with new weights made once, for evaluation: a pass then costs what it costs without changes."""
+        blocks = self.resblocks
+        merged = {layer: change.merged(blocks[layer].attn.in_proj_weight) for layer, change in plan.changes.items()}
+        return replace(plan, changes=merged)

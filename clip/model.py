@@ -65,16 +65,18 @@ class VisionTransformer(nn.Module):
     def last_rows(self, image: Tensor, prompt: PromptPlan | None = None, prompts_too: bool = False) -> Tensor:
         """(B, 3, H, W) -> (B, 1, D): [CLS] behind ``ln_post``; the last layer's prompts too: (B, 1 + P, D)."""
         x = self.ln_pre(self.patches(image))
-        start, layers = x.shape[1], {}
+        start, layers, changes = x.shape[1], {}, {}
         if prompt is not None:
             prompt.check(self.width, self.transformer.layers)
-            x = write_slots(x, start, self.ln_pre(prompt.input.rows.to(x.dtype)))  # (B, 1 + N + P, D)
+            changes = prompt.changes
+            if prompt.length:
+                x = write_slots(x, start, self.ln_pre(prompt.input.rows.to(x.dtype)))  # (B, 1 + N + P, D)
             layers = raw_first_layer(prompt, lambda rows: self.ln_pre(rows.to(x.dtype)))
         read = slice(1)
         if prompts_too:
             behind = torch.arange(start, start + prompt.deep_length, device=x.device)
             read = torch.cat([behind.new_zeros(1), behind])  # (1 + P,)
-        return self.ln_post(self.transformer(x, layers, start, read))  # (B, 1, D) or (B, 1 + P, D)
+        return self.ln_post(self.transformer(x, layers, start, read, changes))  # (B, 1, D) or (B, 1 + P, D)
 
 
 class CLIP(nn.Module):

@@ -10,6 +10,7 @@ One notation for every method:
     TCP             input and one layer, per class   none
     RPP             input, layers 0..J-1 unshared    the same
     MMRL            layers l..L-1, inserted          the same
+    CLIP-LoRA       changes of layers 0..L-1         the same
 
 Letters: B images, C classes, K classes that are picked, S context slots, T rows, P prompt tokens, D width.
 """
@@ -22,6 +23,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from .changes import LayerChange
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,17 +121,19 @@ class LayerPrompt:
 
 @dataclass(frozen=True, eq=False)
 class PromptPlan:
-    """Where prompts act in one encoder.
+    """Where prompts, and what else a method changes, act in one encoder.
 
     input: rows at the encoder's entrance, raw: the text encoder adds the positional embedding, the vision encoder
         applies ``ln_pre``. Text: the context; vision: appended behind the patches. A bare tensor (P, D) is ``ForAll``.
     layers: prompts of layer l = 0..L-1. Those of layer 0 are raw like ``input``; deeper ones are used as they are.
         Without any ``input`` (P = 0) they are *inserted* where the first of them stands: see ``inserted``.
+    changes: of layer l itself.
     made_of: tensors that decide all others, where those are computed anew whenever they are wanted.
     """
 
-    input: InputRows
+    input: InputRows = field(default_factory=lambda: ForAll(torch.empty(0, 0)))
     layers: Mapping[int, LayerPrompt] = field(default_factory=dict)
+    changes: Mapping[int, LayerChange] = field(default_factory=dict)
     made_of: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
@@ -163,6 +168,11 @@ class PromptPlan:
         """Whether texts differ between images."""
         return isinstance(self.input, PerImage)
 
+    @property
+    def is_random(self) -> bool:
+        """Whether it is another one each time, by dropout."""
+        return any(change.is_random for change in self.changes.values())
+
     def select(self, classes: Tensor) -> PromptPlan:
         """For the texts of some classes, (K,) indices: of prompts that are one per class, theirs."""
         layers = self.layers
@@ -171,10 +181,15 @@ class PromptPlan:
         return replace(self, input=self.input.select(classes), layers=layers)
 
     @property
-    def tensors(self) -> list[Tensor]:
-        """All of them, each as often as it is used."""
+    def prompts(self) -> list[Tensor]:
+        """All prompts, each as often as it is used."""
         views = (view for prompt in self.layers.values() for view in prompt.views if view is not None)
         return [self.input.rows, *views]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of them, each as often as it is used."""
+        return [*self.prompts, *(tensor for change in self.changes.values() for tensor in change.tensors)]
 
     def versions(self) -> tuple[tuple[int, int], ...]:
         """Identity and version of every tensor: equal for plans that hold the same tensors with the same numbers."""
@@ -182,14 +197,15 @@ class PromptPlan:
 
     def check(self, width: int, depth: int) -> None:
         """Raise ValueError for a plan that an encoder of ``width`` with ``depth`` layers cannot take."""
-        widths = {t.shape[-1] for t in self.tensors}
-        if widths != {width}:
+        widths = {t.shape[-1] for t in self.prompts if t.shape != (0, 0)}
+        widths |= {change.width for change in self.changes.values()}
+        if widths - {width}:
             raise ValueError(f"Prompts of width {sorted(widths)} do not fit an encoder of width {width}")
-        if self.layers and max(self.layers) >= depth:
-            raise ValueError(f"Prompt depth {max(self.layers) + 1} is larger than the encoder's {depth} layers")
+        if (deepest := max([*self.layers, *self.changes], default=0)) >= depth:
+            raise ValueError(f"Prompt depth {deepest + 1} is larger than the encoder's {depth} layers")
         if self.entry is not None and self.layers[self.entry].residual is None:
             raise ValueError("Prompts without an input are inserted, so their first layer needs a residual")
-        if any(t.shape[-2] != self.deep_length for t in self.tensors[1:]):
+        if any(t.shape[-2] != self.deep_length for t in self.prompts[1:]):
             raise ValueError(f"Deep prompts must have the input's length {self.deep_length}")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 TEMPLATE = "a photo of a {}."
 Passengers = TypeVar("Passengers")
-KEPT_PLANS = 4  # plans whose class features are kept; one is usual
+Kept = TypeVar("Kept")
+KEPT_PLANS = 4  # of which class features, or new weights, are kept; one or two are usual
 Picture = str | Path | Image.Image | Tensor
 
 
@@ -93,8 +94,8 @@ class PromptedCLIP(nn.Module):
         self._forget()
 
     def _forget(self) -> None:
-        """Drop what was encoded once: class features by the tensors of a plan, and of hand-written templates."""
-        self._kept: dict[tuple[tuple[int, int], ...], tuple[PromptPlan | None, Tensor]] = {}
+        """Drop what was made once: of a plan by its tensors, and class features of hand-written templates."""
+        self._kept: dict[tuple[object, ...], tuple[PromptPlan | None, Any]] = {}
         self._handwritten: dict[tuple[tuple[bool, bool] | str, ...], Tensor] = {}
 
     def _apply(self, *args: object, **kwargs: object) -> PromptedCLIP:
@@ -192,7 +193,10 @@ class PromptedCLIP(nn.Module):
         """Unit-norm features (B, E); without a plan no gradient is kept. Features (B, E) pass through."""
         if image.dim() == 2:
             return image
-        with torch.set_grad_enabled(torch.is_grad_enabled() and plan is not None):
+        learning = torch.is_grad_enabled() and plan is not None
+        if plan is not None and plan.changes and not learning and not self.training:
+            plan = self._once("image", plan, lambda: self.clip.visual.transformer.merge(plan))
+        with torch.set_grad_enabled(learning):
             return unit(self.clip.encode_image(image, plan))
 
     def encode_image_and_prompt(self, image: Tensor, plan: PromptPlan) -> tuple[Tensor, Tensor]:
@@ -210,14 +214,18 @@ class PromptedCLIP(nn.Module):
             self._kept = {}  # a step may follow, and a fused optimiser raises no version
         if learning or (plan is not None and (self.training or plan.per_image)):
             return self._encode_text(plan, classes)
-        key = () if plan is None else plan.versions()
+        features = self._once("text", plan, lambda: self._encode_text(plan))
+        return features if classes is None else features[classes.index]
+
+    def _once(self, what: str, plan: PromptPlan | None, make: Callable[[], Kept]) -> Kept:
+        """What is made of a plan without gradients, the same while its tensors are."""
+        key = (what, *(() if plan is None else plan.versions()))
         if key not in self._kept:
             if len(self._kept) == KEPT_PLANS:
                 self._kept = {}
             with torch.inference_mode(False), torch.no_grad():  # what is kept may meet gradients later
-                self._kept[key] = plan, self._encode_text(plan)  # with the plan, its tensors' identities stay theirs
-        features = self._kept[key][1]
-        return features if classes is None else features[classes.index]
+                self._kept[key] = plan, make()  # with the plan, its tensors' identities stay theirs
+        return self._kept[key][1]
 
     def _encode_text(self, plan: PromptPlan | None, classes: Subset | None = None) -> Tensor:
         """Every rank encodes its share of the texts; not if they differ between its images, which are its own."""

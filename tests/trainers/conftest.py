@@ -28,3 +28,9 @@ def make(backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make
     """
     monkeypatch.setattr(clip.clip, "load_model", lambda name, path: copy.deepcopy(read_once(name, path)))
     return maker(backbone, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> str:
+    sizes = {"vision_layers": (1, 1, 1, 1), "vision_width": 16, "vision_patch_size": None}
+    return save_clip(tmp_path_factory.mktemp("weights"), "resnet", **sizes)

@@ -43,7 +43,7 @@ def class_buffers(trainer: PromptTrainer, classes: int = 100) -> dict[str, Tenso
 
 def write_checkpoint(folder: Path, trainer: PromptTrainer, state: Mapping[str, Tensor], epoch: int) -> str:
     """Write ``<folder>/<registered name>/model.pth.tar-<epoch>`` in the layout of the method's authors."""
-    whole = type(trainer).__name__ not in ("CoOp", "CoCoOp", "KgCoOp", "TCP", "POMP", "RPP")
+    whole = type(trainer).__name__ not in ("CoOp", "CoCoOp", "KgCoOp", "TCP", "POMP", "RPP", "CLIPLoRA")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(3))], lr=0.1)
     content = {
         "state_dict": {

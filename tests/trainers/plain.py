@@ -3,8 +3,8 @@
 Tests find a method's by its name in lower case (``PLAIN``): ``coop`` gives the logits, ``coop_loss`` the loss terms
 where they are more than a cross-entropy, ``coop_gradients`` the gradients where they are more than those of the terms'
 sum. Here: what they share, and logits under prompts. ``plain_features.py``: logits of methods on features;
-``plain_losses.py``: the rest. Learnable tensors come by their names in the published checkpoints. Letters: B images,
-C classes, T tokens of a padded text, P prompt tokens.
+``plain_changes.py``: of those that change layers; ``plain_losses.py``: the rest. Learnable tensors come by their names
+in the published checkpoints. Letters: B images, C classes, T tokens of a padded text, P prompt tokens.
 """
 
 from __future__ import annotations

@@ -155,17 +155,12 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_clip(tmp_path_factory.mktemp("weights"), "wide", **sizes)
 
 
-@pytest.fixture(scope="session")
-def resnet(tmp_path_factory: pytest.TempPathFactory) -> str:
-    sizes = {"vision_layers": (1, 1, 1, 1), "vision_width": 16, "vision_patch_size": None}
-    return save_clip(tmp_path_factory.mktemp("weights"), "resnet", **sizes)
-
-
 @METHOD
 def test_widths_come_from_the_model(method: str, make: Make, wide: str) -> None:
     trainer = make(method, None, "MODEL.BACKBONE.PATH", wide)
-    assert step(trainer, *batch()) > 0
-    widths = {p.shape[-1] for p in trainer.model.method.parameters() if p.dim() == 2}
+    for _ in range(2):  # a factor of a product that starts at zero has its first gradient in the second step
+        assert step(trainer, *batch()) > 0
+    widths = {p.shape[-1] for p in trainer.model.method.parameters() if p.dim() >= 2}
     assert widths & {192, 256}
     assert all(p.grad.any() for p in trainer.model.method.parameters() if p.requires_grad)
 

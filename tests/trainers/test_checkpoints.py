@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.clip.small import VISION_WIDTH, difference
+from tests.clip.small import LAYERS, VISION_WIDTH, difference
 
 from .family import write_checkpoint
 from .world import CLASSNAMES, METHODS, Make, batch, equal, method_class, randomise, state, step
@@ -37,6 +37,7 @@ DOCUMENTED = {
     "MMRL": {"N_REP_TOKENS": 4, "REP_DIM": 7, "FIRST_LAYER": 2},
     "MaPLe": {"N_CTX": 2, "PROMPT_DEPTH": 2},
     "RPP": LENGTHS,
+    "CLIPLoRA": {"RANK": 4},
 }
 
 
@@ -101,6 +102,11 @@ def documented_keys(method: str) -> dict[str, tuple[int, ...]]:
             for view in ("query", "key", "value")
             for layer in (0, 1)
         },
+        "CLIPLoRA": {
+            f"{encoder}.{name}": shape
+            for encoder, width in (("text", TEXT_WIDTH), ("vision", VISION_WIDTH))
+            for name, shape in (("down", (LAYERS, 3, 4, width)), ("up", (LAYERS, 3, width, 4)))
+        },
     }[method]
 
 
@@ -136,7 +142,8 @@ def test_save_and_load(method: str, make: Make, tmp_path: Path) -> None:
     assert saved.keys() == state(trainer).keys()
     assert all(value.dtype == torch.float32 for value in saved.values())
     other = randomise(make(method))
-    other.set_model_mode("eval")
+    for one in (trainer, other):
+        one.set_model_mode("eval")
     with torch.no_grad():
         assert not torch.equal(other.model(batch()[0]), trainer.model(batch()[0]))
         other.load_model(str(tmp_path), epoch=1)

@@ -13,13 +13,19 @@ import configs
 from tests.clip.small import LAYERS, difference
 from trainers import PromptTrainer
 
-from . import plain, plain_features, plain_losses, plain_mmrl
+from . import plain, plain_changes, plain_features, plain_losses, plain_mmrl
 from .family import write_checkpoint
 from .plain import PHRASE
 from .world import CLASSNAMES, METHODS, SAMPLING, Make, batch, in_double, learnable, losses, randomise
 
 State = dict[str, Tensor]
-PLAIN = {**vars(plain), **vars(plain_features), **vars(plain_losses), **vars(plain_mmrl)}
+PLAIN = {
+    **vars(plain),
+    **vars(plain_features),
+    **vars(plain_changes),
+    **vars(plain_losses),
+    **vars(plain_mmrl),
+}
 
 
 def case_of(trainer: PromptTrainer) -> plain.Case:
@@ -132,6 +138,9 @@ CASES = [
     ("KgCoOp", {**RANDOM, "CSC": True, "TEMPLATES": "art of the {}."}),
     ("MMRL", {"N_REP_TOKENS": 1, "FIRST_LAYER": LAYERS, "MIX": "never"}),
     ("MMRL", {"N_REP_TOKENS": 3, "FIRST_LAYER": 1, "REP_DIM": 5, "ALPHA": 0.4, "REG_WEIGHT": 2.0}),
+    ("CLIPLoRA", {"RANK": 3, "ALPHA": 0.5}),
+    ("CLIPLoRA", {"RANK": 1, "ENCODER": "text"}),
+    ("CLIPLoRA", {"ENCODER": "vision"}),
 ]
 NAMES = [" ".join([method, *(f"{key}={value}" for key, value in settings.items())]) for method, settings in CASES]
 # One case a method in fp32 and for the ten steps, two where it can sample classes: the formulas are the same.
