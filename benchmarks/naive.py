@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clip.changes import LayerChange
 from clip.model import CLIP, QuickGELU, ResidualAttentionBlock
 from clip.prompts import LayerPrompt, PerImage, PromptPlan
 from clip.text import Texts
@@ -41,9 +42,18 @@ def replace_rows(x: Tensor, start: int, rows: Tensor) -> Tensor:
     return torch.cat([x[:, :start], rows, x[:, start + rows.shape[1] :]], dim=1)
 
 
-def project(block: ResidualAttentionBlock, views: Sequence[Tensor]) -> list[Tensor]:
+def weights(block: ResidualAttentionBlock, change: LayerChange | None) -> Tensor:
+    """Of query, key and value: (3 D, D), W or W + scale B A. There is no dropout here."""
+    own = block.attn.in_proj_weight
+    if change is None:
+        return own
+    pair = change.qkv
+    return torch.cat([w + pair.scale * b @ a for w, a, b in zip(own.chunk(3), pair.down, pair.up)]).to(own.dtype)
+
+
+def project(block: ResidualAttentionBlock, views: Sequence[Tensor], change: LayerChange | None) -> list[Tensor]:
     """Q, K, V = LN1(view) W + b, from one input or from three."""
-    weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
+    weight, bias = weights(block, change), block.attn.in_proj_bias
     if views[0] is views[1] is views[2]:
         return list(F.linear(block.ln_1(views[0]), weight, bias).chunk(3, dim=-1))
     return [F.linear(block.ln_1(x), w, b) for x, w, b in zip(views, weight.chunk(3), bias.chunk(3))]
@@ -63,6 +73,7 @@ def layer(
     start: int,
     mask: Tensor | None,
     attend: Attend,
+    change: LayerChange | None,
 ) -> Tensor:
     """One block on (B, T, D). Its prompts replace the rows from ``start`` on."""
     views = [x, x, x]
@@ -73,7 +84,7 @@ def layer(
             views = [x if prompt.residual is prompt.query else replace_rows(x, start, prompt.query)] * 3
         else:
             views = [replace_rows(x, start, rows) for rows in (prompt.query, prompt.key, prompt.value)]
-    heads = [t.unflatten(-1, (block.attn.heads, -1)).transpose(1, 2) for t in project(block, views)]
+    heads = [t.unflatten(-1, (block.attn.heads, -1)).transpose(1, 2) for t in project(block, views, change)]
     attended = attend(*heads, mask).transpose(1, 2).flatten(2)
     x = x + F.linear(attended, block.attn.out_proj.weight, block.attn.out_proj.bias)
     return x + mlp(block, block.ln_2(x))
@@ -86,6 +97,7 @@ def run_layers(
     start: int,
     causal: bool,
     attend: Attend,
+    changes: Mapping[int, LayerChange],
     entry: int | None = None,
 ) -> Tensor:
     """Layer ``entry`` inserts its rows behind the first one; they are replaced there."""
@@ -95,7 +107,7 @@ def run_layers(
             rows, start = prompts[index].residual.to(x.dtype).expand(len(x), -1, -1), 1
             x = torch.cat([x[:, :1], rows, x[:, 1:]], dim=1)
             mask = causal_mask(x) if causal else None
-        x = layer(block, x, prompts.get(index), start, mask, attend)
+        x = layer(block, x, prompts.get(index), start, mask, attend, changes.get(index))
     return x
 
 
@@ -124,14 +136,14 @@ def encode_text(model: CLIP, ids: Tensor, plan: PromptPlan | None = None, attend
         return torch.stack([encode_text(model, ids, one, attend) for one in per_image])
     positions = model.positional_embedding[: ids.shape[1]].to(model.dtype)
     x = model.token_embedding(ids.clamp(min=0)).to(model.dtype)
-    if plan is not None:
+    if plan is not None and plan.length:
         context = plan.input.rows.to(model.dtype).expand(len(ids), -1, -1)
         text, place = (ids < 0).nonzero(as_tuple=True)
         x = x.index_put((text, place), context[text, -1 - ids[text, place]])
     count = 0 if plan is None else plan.length
     layers = enter_first(plan, lambda rows: rows.to(model.dtype) + positions[1 : 1 + count])
-    entry = plan and plan.entry
-    x = run_layers(model.transformer.resblocks, x + positions, layers, 1, True, attend, entry)
+    changes, entry = (plan.changes, plan.entry) if plan else ({}, None)
+    x = run_layers(model.transformer.resblocks, x + positions, layers, 1, True, attend, changes, entry)
     x = model.ln_final(x)
     eos = ids.argmax(dim=-1) + (0 if entry is None else plan.deep_length)
     return x[torch.arange(len(ids), device=x.device), eos] @ model.text_projection
@@ -149,10 +161,11 @@ def image_rows(model: CLIP, image: Tensor, plan: PromptPlan | None = None, atten
     x = torch.cat([vit.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
     x = x + vit.positional_embedding.to(x.dtype)
     start = x.shape[1]
-    if plan is not None:
+    if plan is not None and plan.length:
         x = torch.cat([x, plan.input.rows.to(x.dtype).expand(len(x), -1, -1)], dim=1)
     layers = enter_first(plan, lambda rows: vit.ln_pre(rows.to(x.dtype)))
-    x = run_layers(vit.transformer.resblocks, vit.ln_pre(x), layers, start, False, attend, plan and plan.entry)
+    changes, entry = (plan.changes, plan.entry) if plan else ({}, None)
+    x = run_layers(vit.transformer.resblocks, vit.ln_pre(x), layers, start, False, attend, changes, entry)
     return vit.ln_post(x)
 
 

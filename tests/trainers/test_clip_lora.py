@@ -39,6 +39,18 @@ def test_merged_is_unmerged(make: Make) -> None:
         summary(trainer, *batch())
 
 
+def test_an_evaluation_notices_other_numbers(make: Make) -> None:
+    """In A or in B alone; and one with gradients has those of both encoders."""
+    model, image = randomise(make("CLIPLoRA")).model.eval(), batch()[0]
+    with torch.no_grad():
+        for name, parameter in model.method.named_parameters():
+            before = model(image)
+            parameter.mul_(1.5)
+            assert difference(model(image), before) > 1e-3, name
+    model(image).sum().backward()
+    assert all(parameter.grad.any() for parameter in model.method.parameters())
+
+
 def test_dropout_is_of_training_alone(make: Make) -> None:
     model, image = randomise(make("CLIPLoRA", {"DROPOUT": 0.5})).model, batch()[0]
     without = randomise(make("CLIPLoRA", {"DROPOUT": 0.0})).model

@@ -121,7 +121,7 @@ def test_it_needs_no_engine(method: type[Method], make: Make) -> None:
 
 def test_a_schedule_can_move_with_every_step(make: Make) -> None:
     """Cosine over all steps: the rate of step k of n is (1 + cos(pi k / n)) / 2 of the first."""
-    trainer = build(make, MMRL, "OPTIM.SCHEDULE_UNIT", "step", "OPTIM.LR", 0.01)
+    trainer = build(make, VPT, "OPTIM.SCHEDULE_UNIT", "step", "OPTIM.LR", 0.01)
     steps, rates = len(trainer.train_loader_x) * 2, []
     trainer.model_zero_grad = lambda *_: [rates.append(trainer.get_current_lr()), trainer.optim.zero_grad()]
     trainer.train()
