@@ -23,7 +23,8 @@ class ImageDataset(DatasetBase):
 
     test_only = False  # the test images also stand in for training images; shots and base/new do not apply
 
-    def __init__(self, cfg: CfgNode, image_dir: Path, split: Split) -> None:
+    def __init__(self, cfg: CfgNode, image_dir: Path, split: Split, whole: Sequence[Item] = ()) -> None:
+        """``whole``: all training images, where those of ``split`` are a few of them."""
         self.image_dir = image_dir
         self.template = cfg.DATASET.TEMPLATE or self.template
         if "{}" not in self.template:
@@ -34,8 +35,9 @@ class ImageDataset(DatasetBase):
         if split.val is split.test:
             lists[1] = lists[2]
         train, val, test = lists if self.test_only else self._subsample(lists, cfg.DATASET.SUBSAMPLE_CLASSES)
+        hidden, self.all_classnames = self._unlabelled(whole or split.train, cfg.DATASET.ALL_AS_UNLABELED)
         try:
-            super().__init__(train_x=train, val=val, test=test)
+            super().__init__(train_x=train, train_u=hidden, val=val, test=test)
         except FileNotFoundError as error:
             hint = f"Looked in {image_dir}: is the archive unpacked completely, and into this folder?"
             empty = without_images(item for items in (train, val, test) for item in items or ())
@@ -65,6 +67,15 @@ class ImageDataset(DatasetBase):
     def _datum(self, item: Item) -> Datum:
         return Datum(os.path.join(self.image_dir, item.path), label=item.label, classname=item.classname)
 
+    def _unlabelled(self, items: Sequence[Item], wanted: bool) -> tuple[Sequence[Datum] | None, list[str]]:
+        """The images of all classes, with label -1, and the names of these classes; none if they are not wanted."""
+        if not wanted:
+            return None, []
+        labels, names = self.get_lab2cname(items)
+        data = self._data(items)
+        hide = data.relabel if isinstance(data, Table) else lambda to: [item.relabel(to[item.label]) for item in data]
+        return hide(dict.fromkeys(labels, -1)), names
+
     def _subsample(self, lists: list[Sequence[Datum]], subsample: str) -> list[Sequence[Datum]]:
         train, val, test = lists
         if val is test:
@@ -84,7 +95,9 @@ class PublishedDataset(ImageDataset):
         self.dataset_dir = self._find(root, self.dataset_dirs)
         self.image_dir = self._find(self.dataset_dir, self.image_dirs)
         note_pickles(self.dataset_dir)
-        super().__init__(cfg, self.image_dir, self.load(cfg.DATASET.NUM_SHOTS, cfg.SEED))
+        shots, split = cfg.DATASET.NUM_SHOTS, self.load(cfg.DATASET.NUM_SHOTS, cfg.SEED)
+        whole = self.load(0, cfg.SEED).train if cfg.DATASET.ALL_AS_UNLABELED and shots >= 1 else ()
+        super().__init__(cfg, self.image_dir, split, whole)
 
     def load(self, num_shots: int, seed: int) -> Split:
         """The lists of images, few-shot picks already made."""

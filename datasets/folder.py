@@ -45,9 +45,10 @@ class OwnImages(ImageDataset):
         split = complete(split, max(cfg.SEED, 0))
         check_names(split, path)
         print_counts(split)
+        whole = split.train
         if cfg.DATASET.NUM_SHOTS >= 1:
             split = self._few(split, cfg.DATASET.NUM_SHOTS, cfg.SEED)
-        super().__init__(cfg, image_dir, split)
+        super().__init__(cfg, image_dir, split, whole)
 
     def read(self, path: Path, names: dict[str, str] | None) -> Split:
         """The lists as they are given; val and test may be empty. ``names``: class name of each folder or label."""

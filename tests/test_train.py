@@ -41,6 +41,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> str:
     content = {
         "MODEL": {"BACKBONE": {"PATH": save_clip(folder)}},
         "INPUT": {"SIZE": "(32, 32)"},
+        "DATASET": {"ALL_AS_UNLABELED": True},
         "DATALOADER": {"NUM_WORKERS": 0, "TRAIN_X": {"BATCH_SIZE": 8}},
         "OPTIM": {"NAME": "sgd", "LR": 0.02, "LR_SCHEDULER": "cosine", "MAX_EPOCH": 2},
         "TRAINER": {

@@ -41,7 +41,7 @@ class PromptTrainer(TrainerX):
 
     def check_shares(self) -> None:
         """Gradients of shares are averaged, which is that of the whole unless a method has a rule of its own."""
-        if self.method.backward is not Method.backward:
+        if self.needs.whole_batch or self.method.backward is not Method.backward:
             super().check_shares()
 
     def build_data_manager(self) -> DataManager:
@@ -51,12 +51,12 @@ class PromptTrainer(TrainerX):
 
     def build_data_loader(self) -> None:
         super().build_data_loader()
-        if not self.needs.unlabelled:
-            return
-        if self.train_loader_u is None:
+        if self.needs.unlabelled and self.train_loader_u is None:
             learner, data = type(self).__name__, self.cfg.DATASET.NAME
-            raise ValueError(f"{learner} learns from unlabelled images, but {data} has none")
-        self.train_loader_x = self.train_loader_u
+            how = "with DATASET.ALL_AS_UNLABELED True all training images serve as such"
+            raise ValueError(f"{learner} learns from unlabelled images, but {data} has none: {how}")
+        if self.needs.unlabelled:
+            self.train_loader_x = self.train_loader_u
 
     def build_model(self) -> None:
         """The classifier; its optimiser is made by ``begin``, as evaluation needs none."""

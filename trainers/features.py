@@ -32,6 +32,7 @@ class ImageSets:
 
     def __init__(self, cfg: CfgNode, dataset: DatasetBase, classifier: PromptedCLIP, seed: int) -> None:
         self.cfg, self.classifier, self.seed = cfg, classifier, seed
+        self.classnames = getattr(dataset, "all_classnames", ()) or dataset.classnames
         self.lists = {"train": dataset.train_x, "val": dataset.val, "test": dataset.test}
         self.store = "" if cfg.DATALOADER.SKIP_BROKEN else cfg.DATALOADER.FEATURE_STORE
         if self.store != cfg.DATALOADER.FEATURE_STORE:

@@ -44,13 +44,15 @@ class Needs:
 
     images: the pixels, so that cached features of the frozen encoder will not do. views: of each image, augmented
     apart, in ``Batch.views``. unlabelled: all training images of the data set, whose labels are not to be read.
-    sampling: candidate classes drawn for each batch, in ``Batch.candidates``.
+    sampling: candidate classes drawn for each batch, in ``Batch.candidates``. whole_batch: the loss is no mean over
+    images, so that a step cannot be shared out among passes or processes.
     """
 
     images: bool = False
     views: int = 1
     unlabelled: bool = False
     sampling: Sampling | None = None
+    whole_batch: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +86,12 @@ class Batch:
 
 
 class Data(Protocol):
-    """Whole lists of images, for methods that fit more than one batch at a time."""
+    """Whole lists of images, for methods that fit more than one batch at a time.
+
+    classnames: of the unlabelled images if there are any, also of classes that are not trained on.
+    """
+
+    classnames: Sequence[str]
 
     def features(self, split: str, passes: int = 1) -> tuple[Tensor, Tensor]:
         """Raw features (passes, N, E) of the frozen encoder and labels (N,); ``split``: train, val or test.

@@ -1,4 +1,4 @@
-"""A frozen zero-shot CLIP as the source of soft labels and of features to stay near to.
+"""A frozen classifier, zero-shot CLIP or a run that has ended, as the source of soft labels and of class features.
 
 Letters: B images, C classes, K candidate classes a step, E joint width.
 """
@@ -8,19 +8,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clip import CLIP
 from clip.clip import load_frozen
 
+from .load import load_classifier
 from .method import Method, PromptedCLIP, Subset
 
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    BACKBONE: str = ""  # empty: the student's
+    RUN: str = ""  # folder of a run, whatever its method and backbone, or one of its checkpoints; empty: zero-shot CLIP
+    BACKBONE: str = ""  # of zero-shot CLIP; empty: the student's
     PATH: str = ""
     TEMPLATES: str = (
         "a photo of a {}."  # a template, dataset (the set's own) or ensemble (CLIP's seven and the set's own)
@@ -28,44 +32,72 @@ class TeacherOptions:
 
     def check(self, where: str) -> None:
         check_templates(self.TEMPLATES, where)
+        if self.RUN and (self.BACKBONE or self.PATH):
+            raise ValueError(f"{where}.RUN has a backbone of its own: leave {where}.BACKBONE and PATH empty")
 
 
 ZERO_SHOT_CLIP = TeacherOptions()
 
 
-class Teacher:
-    """Zero-shot features and logits of a classifier's CLIP for the student's classes; no gradient, and nothing of it is
-    saved with a method."""
+class HandWritten(Method):
+    """Zero-shot CLIP, with templates that it is told."""
 
-    def __init__(self, classifier: PromptedCLIP, student: PromptedCLIP, templates: Sequence[str] = ()) -> None:
-        self.classifier, self.student, self.templates = classifier, student, templates
+    def __init__(self, clip: CLIP, templates: Sequence[str]) -> None:
+        super().__init__(clip)
+        self.templates = templates
+
+    def features(
+        self, classifier: PromptedCLIP, image: Tensor | None, classes: Subset | None = None
+    ) -> tuple[Tensor | None, Tensor]:
+        image = None if image is None else classifier.encode_image(image)
+        return image, classifier.zeroshot(self.templates, classes)
+
+
+class Teacher:
+    """Features and logits of a frozen classifier, for the student's classes or for others; no gradient, and nothing of
+    it is saved with a method. Class features are computed once, until other names are asked for."""
+
+    def __init__(self, classifier: PromptedCLIP, student: PromptedCLIP) -> None:
+        self.classifier, self.student = classifier, student
 
     @torch.no_grad()
-    def features(self, image: Tensor, classes: Subset | None = None) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W), or cached features -> unit-norm (B, E), and (C, E), or (K, E) of some classes.
+    def text(self, names: Sequence[str] = ()) -> Tensor:
+        """(C, E): unit-norm features of class names; without any, of the student's."""
+        return self.of(names).text_features
 
-        Images are resized to the teacher's resolution (bicubic). Class features are computed once.
+    @torch.no_grad()
+    def logits(self, image: Tensor, classes: Subset | None = None, names: Sequence[str] = ()) -> Tensor:
+        """(B, 3, H, W), or cached features -> (B, C), or (B, K) of some classes, with the teacher's own logit scale.
+
+        Images are resized to the teacher's resolution (bicubic).
         """
         size = self.classifier.clip.visual.input_resolution
         if image.dim() == 4 and image.shape[-1] != size:
             image = F.interpolate(image, size=(size, size), mode="bicubic", antialias=True)
-        if self.classifier.classnames != self.student.classnames:
-            self.classifier.set_classnames(self.student.classnames)
-        return self.classifier.encode_image(image), self.classifier.zeroshot(self.templates, classes)
+        teacher = self.of(names)
+        return teacher.method.logits(teacher, image, classes)
 
-    def logits(self, image: Tensor, classes: Subset | None = None) -> Tensor:
-        """(B, C) or (B, K), with the teacher's own logit scale."""
-        return self.classifier.cosine_logits(*self.features(image, classes))
+    def of(self, names: Sequence[str]) -> PromptedCLIP:
+        """The classifier for class names."""
+        names = list(names) or self.student.classnames
+        if self.classifier.classnames != names:
+            self.classifier.set_classnames(names)
+        return self.classifier
 
 
 def build_teacher(student: PromptedCLIP, options: TeacherOptions, precision: str) -> Teacher:
     """The teacher of a student's classes; the student's own CLIP is not loaded a second time."""
-    classifier = student
-    if (options.BACKBONE, options.PATH) not in (("", ""), student.clip.source):
+    names, on_gpu = student.classnames, student.device.type == "cuda"
+    if options.RUN:
+        if not Path(options.RUN).expanduser().exists():
+            raise FileNotFoundError(f"TEACHER.RUN {options.RUN} is not there: it is the folder of a run, the teacher's")
+        return Teacher(load_classifier(options.RUN, names, opts=("USE_CUDA", on_gpu)), student)
+    clip = student.clip
+    if (options.BACKBONE, options.PATH) not in (("", ""), clip.source):
         clip = load_frozen(options.BACKBONE, options.PATH, precision).to(student.device)
-        words = (student.template, student.ensemble, student.memory_gb)
-        classifier = PromptedCLIP(clip, Method(clip), student.classnames, *words, ranks=student.ranks).eval()
-    return Teacher(classifier, student, named_templates(student, options.TEMPLATES))
+    words = (student.template, student.ensemble, student.memory_gb)
+    method = HandWritten(clip, named_templates(student, options.TEMPLATES))
+    return Teacher(PromptedCLIP(clip, method, names, *words, ranks=student.ranks).eval(), student)
 
 
 def named_templates(classifier: PromptedCLIP, name: str) -> Sequence[str]:

@@ -51,6 +51,7 @@ _C.DATASET.SUBSAMPLE_CLASSES = "all"  # all | base | new
 _C.DATASET.NUM_SHOTS = -1  # training images per class; below 1: all of them
 _C.DATASET.HELD_OUT = 0  # training images of each class that serve as val where val would be the test images
 _C.DATASET.HELD_OUT_CLASSES = 0  # only of so many classes, which are drawn; 0: of all
+_C.DATASET.ALL_AS_UNLABELED = False  # the images of all training lists, whatever shots and classes, without labels
 _C.DATASET.SOURCE_DOMAINS = ()
 _C.DATASET.TARGET_DOMAINS = ()
 

@@ -76,7 +76,7 @@ class EmbeddedDataset(ImageDataset):
         split = Split(test, [], test) if self.test_only else Split(train, val, test)
         if cfg.DATASET.NUM_SHOTS >= 1 and not self.test_only:
             split = Split(*self.draw_fewshot(split, cfg.DATASET.NUM_SHOTS, cfg.SEED), test)
-        super().__init__(cfg, Path(type(self).__name__), split)
+        super().__init__(cfg, Path(type(self).__name__), split, () if self.test_only else train)
 
     @classmethod
     def classes(cls) -> list[Words]:

@@ -44,14 +44,12 @@ def class_buffers(trainer: PromptTrainer, classes: int = 100) -> dict[str, Tenso
 def write_checkpoint(folder: Path, trainer: PromptTrainer, state: Mapping[str, Tensor], epoch: int) -> str:
     """Write ``<folder>/<registered name>/model.pth.tar-<epoch>`` in the layout of the method's authors."""
     whole = type(trainer).__name__ not in ("CoOp", "CoCoOp", "KgCoOp", "TCP", "POMP", "RPP", "CLIPLoRA")
+    names = trainer.model.method.published_names()
+    saved = trainer.model.method.state_dict()
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(3))], lr=0.1)
     content = {
         "state_dict": {
-            **{
-                key: value
-                for key, value in trainer.model.method.named_buffers()
-                if key in trainer.model.method.state_dict()
-            },
+            **{names.get(key, key): value for key, value in trainer.model.method.named_buffers() if key in saved},
             **state,
             **class_buffers(trainer),
             **(frozen_clip(trainer) if whole else {}),

@@ -7,7 +7,17 @@ from torch import Tensor
 
 from benchmarks.naive import encode_image
 
-from .plain import Case, State, cosine_logits, handwritten, templates_of, unit, zeroshot_text
+from .plain import (
+    Case,
+    State,
+    cosine_logits,
+    deep_features,
+    handwritten,
+    independent_prompts,
+    templates_of,
+    unit,
+    zeroshot_text,
+)
 
 
 def tipadapter(case: Case, state: State, image: Tensor) -> Tensor:
@@ -59,3 +69,16 @@ clap = zslp
 def class_means(case: Case) -> Tensor:
     """t0, (C, E), raw."""
     return torch.stack(zeroshot_text(case.clip, case.names, templates_of(case, case.options.TEMPLATES))).mean(0)
+
+
+def promptkd(case: Case, state: State, image: Tensor) -> Tensor:
+    """s v^ t^ of the teacher's t^; v = W2 relu(g (h - mean h) / sd h + b) + b2, h = W1 of the prompted features, mean
+    and sd over the batch."""
+    raw = deep_features(case, image, *independent_prompts(state))[0]
+    one, norm, two = (f"VPT_image_trans.conv1.{place}" for place in (0, 1, 3))
+    h = raw @ state[f"{one}.weight"].t()
+    h = (h - h.mean(0)) / (h.var(0, correction=0) + 1e-5).sqrt()
+    h = (state[f"{norm}.weight"] * h + state[f"{norm}.bias"]).clamp(min=0)
+    templates = templates_of(case, case.options.TEACHER.TEMPLATES)
+    text = torch.stack([unit(one) for one in zeroshot_text(case.clip, case.names, templates)]).mean(0)
+    return cosine_logits(case.clip, h @ state[f"{two}.weight"].t() + state[f"{two}.bias"], text)

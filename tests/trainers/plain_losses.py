@@ -113,6 +113,13 @@ def clap_loss(case: Case, state: State, image: Tensor, logits: Tensor, label: Te
     return {"ce_loss": cross_entropy(logits, label), "near_loss": sum(far) / len(far)}
 
 
+def promptkd_loss(case: Case, state: State, image: Tensor, logits: Tensor, label: Tensor, drawn: Tensor) -> Terms:
+    """W T^2 KL(teacher || student) / (B C), and nothing of labels."""
+    chosen = case.options
+    teacher = zeroshot_logits(case.clip, image, case.names, templates_of(case, chosen.TEACHER.TEMPLATES))
+    return {"kd_loss": chosen.KD_WEIGHT * kl_divergence(teacher, logits, chosen.TEMPERATURE) / len(case.names)}
+
+
 def prograd_gradients(case: Case, terms: Terms, learned: Sequence[Tensor]) -> Sequence[Tensor]:
     """G_d where it agrees with G_g, else G_d - lambda (G_d . G_g / |G_g|^2) G_g."""
     found, weight = [], case.options.LAMBDA

@@ -35,6 +35,7 @@ DOCUMENTED = {
     "TipAdapterF": {},
     "CLIPAdapter": {},
     "MMRL": {"N_REP_TOKENS": 4, "REP_DIM": 7, "FIRST_LAYER": 2},
+    "PromptKD": {"N_CTX_VISION": 3, "PROMPT_DEPTH_VISION": 2},
     "MaPLe": {"N_CTX": 2, "PROMPT_DEPTH": 2},
     "RPP": LENGTHS,
     "CLIPLoRA": {"RANK": 4},
@@ -88,6 +89,15 @@ def documented_keys(method: str) -> dict[str, tuple[int, ...]]:
             "image_encoder.proj_rep": (VISION_WIDTH, EMBED),
         },
         "VPT": vision,
+        "PromptKD": {
+            **vision,
+            "VPT_image_trans.conv1.0.weight": (EMBED, EMBED),
+            **{f"VPT_image_trans.conv1.1.{part}": (EMBED,) for part in ("weight", "bias")},
+            **{f"VPT_image_trans.conv1.1.running_{part}": (EMBED,) for part in ("mean", "var")},
+            "VPT_image_trans.conv1.1.num_batches_tracked": (),
+            "VPT_image_trans.conv1.3.weight": (EMBED, EMBED),
+            "VPT_image_trans.conv1.3.bias": (EMBED,),
+        },
         "IVLP": independent,
         "PromptSRC": independent,
         "MaPLe": {
@@ -111,6 +121,7 @@ def documented_keys(method: str) -> dict[str, tuple[int, ...]]:
 
 
 FOLDERS = {
+    "PromptKD": "VLPromptLearner",
     "CLIPAdapter": "clip_adapter",
     "ZSLP": "adapter",
     "CLAP": "adapter",
@@ -144,6 +155,8 @@ def test_save_and_load(method: str, make: Make, tmp_path: Path) -> None:
     other = randomise(make(method))
     for one in (trainer, other):
         one.set_model_mode("eval")
+    trainer.set_model_mode("eval")
+    other.set_model_mode("eval")
     with torch.no_grad():
         assert not torch.equal(other.model(batch()[0]), trainer.model(batch()[0]))
         other.load_model(str(tmp_path), epoch=1)

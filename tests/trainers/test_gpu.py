@@ -80,7 +80,9 @@ def step_and_evaluate(trainer: PromptTrainer, gpu: FakeGPU | None) -> None:
 
 def encoded_lists(trainer: PromptTrainer) -> int:
     """Lists of texts that have been laid out: the method's own, and one for each hand-written template."""
-    by_hand = sum(len(key) - 1 for key in trainer.model._handwritten)  # a key is flags and the templates
+    teacher = getattr(trainer.model.method, "teacher", None)
+    classifiers = [trainer.model, *([teacher.classifier] if teacher else [])]
+    by_hand = sum(len(key) - 1 for one in classifiers for key in one._handwritten)  # a key is flags and the templates
     return by_hand + bool(trainer.model.texts._layouts)
 
 

@@ -2,7 +2,7 @@
 
 PromptSRC (teacher features, an average that survives resume), ProGrad (a gradient rule), TCP (prompts per class),
 Tip-Adapter-F (a cache of features), MMRL (a second projection) and CLIP-LoRA (changed weights) are methods of the table
-and pass its tests. Here are the bare bones of PromptKD: what it asks of the interface, not its every detail.
+and pass its tests. Here is the skeleton of one that distils from unlabelled images: what it asks of the interface.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from trainers.vpt import VPT
 from .world import CLASSNAMES, Make, Swatch, Swatches, batch, state, swatches
 
 
-class PromptKD(VPT):
+class Distilled(VPT):
     """Unlabelled images; a projector on the student's features, the teacher's text features."""
 
     def __init__(self, clip: CLIP, options: VPT.Options | None = None, num_classes: int = 0) -> None:
@@ -64,7 +64,7 @@ class PromptKD(VPT):
 
 
 SKELETONS = {
-    PromptKD: {"N_CTX_VISION": 2, "PROMPT_DEPTH_VISION": 1},
+    Distilled: {"N_CTX_VISION": 2, "PROMPT_DEPTH_VISION": 1},
 }
 FIXED = ("INPUT.TRANSFORMS", ("normalize",), "OPTIM.MAX_EPOCH", 4)  # the same images in every epoch
 ALL = pytest.mark.parametrize("method", SKELETONS, ids=lambda method: method.__name__)
@@ -121,7 +121,7 @@ def test_it_needs_no_engine(method: type[Method], make: Make) -> None:
 
 def test_a_schedule_can_move_with_every_step(make: Make) -> None:
     """Cosine over all steps: the rate of step k of n is (1 + cos(pi k / n)) / 2 of the first."""
-    trainer = build(make, VPT, "OPTIM.SCHEDULE_UNIT", "step", "OPTIM.LR", 0.01)
+    trainer = build(make, Distilled, "OPTIM.SCHEDULE_UNIT", "step", "OPTIM.LR", 0.01)
     steps, rates = len(trainer.train_loader_x) * 2, []
     trainer.model_zero_grad = lambda *_: [rates.append(trainer.get_current_lr()), trainer.optim.zero_grad()]
     trainer.train()
@@ -153,7 +153,7 @@ def test_features_of_whole_lists_are_those_of_their_labels(
 
 
 def test_unlabelled_images_are_served(make: Make) -> None:
-    trainer = build(make, PromptKD)
+    trainer = build(make, Distilled)
     labels = torch.cat([batch["label"] for batch in trainer.train_loader_x])
     assert labels.unique().tolist() == [-100]
     with pytest.raises(ValueError, match="PromptKD learns from unlabelled images, but Swatches has none"):

@@ -141,6 +141,7 @@ CASES = [
     ("CLIPLoRA", {"RANK": 3, "ALPHA": 0.5}),
     ("CLIPLoRA", {"RANK": 1, "ENCODER": "text"}),
     ("CLIPLoRA", {"ENCODER": "vision"}),
+    ("PromptKD", {"PROMPT_DEPTH_VISION": LAYERS, "TEMPERATURE": 2.0, "TEACHER.TEMPLATES": "art of the {}."}),
 ]
 NAMES = [" ".join([method, *(f"{key}={value}" for key, value in settings.items())]) for method, settings in CASES]
 # One case a method in fp32 and for the ten steps, two where it can sample classes: the formulas are the same.

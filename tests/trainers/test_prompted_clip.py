@@ -84,7 +84,7 @@ def test_other_class_names(method: str, make: Make) -> None:
 
 @METHOD
 def test_batch_equals_its_images(method: str, make: Make) -> None:
-    model, image = randomise(make(method)).model, batch()[0]
+    model, image = randomise(make(method)).model.eval(), batch()[0]
     with torch.no_grad():
         assert difference(model(image), torch.cat([model(one[None]) for one in image])) < 1e-5
 
@@ -117,7 +117,7 @@ def test_text_is_encoded_once_an_evaluation(method: str, make: Make, encodings: 
     with torch.no_grad():
         for _ in range(3):
             first = trainer.model(image)
-    assert len(encodings) == (3 if per_image else 1)
+    assert len(encodings) in ([3] if per_image else [0, 1] if constant else [1])  # 0: by the method's beginning
     step(trainer, image, label)
     encodings.clear()
     with torch.no_grad():

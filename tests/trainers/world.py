@@ -83,10 +83,10 @@ class Swatches(ImageDataset):
     template = "a swatch of {}."
 
     def __init__(self, cfg: CfgNode) -> None:
-        split = Split(swatches("train", 4), swatches("val", 1), swatches("test", 2))
+        split = Split(whole := swatches("train", 4), swatches("val", 1), swatches("test", 2))
         if cfg.DATASET.NUM_SHOTS >= 1:
             split = Split(*self.draw_fewshot(split, cfg.DATASET.NUM_SHOTS, cfg.SEED), split.test)
-        super().__init__(cfg, Path("Swatches"), split)
+        super().__init__(cfg, Path("Swatches"), split, whole)
 
     def _datum(self, item: Item) -> Datum:
         return Swatch(item.path, item.label, 0, item.classname)
@@ -120,6 +120,7 @@ def config(method: str, backbone: str, output: Path, *opts: object) -> CfgNode:
         "USE_CUDA": False,
         "VERBOSE": False,
         "DATASET.NAME": "Swatches",
+        "DATASET.ALL_AS_UNLABELED": True,
         "MODEL.BACKBONE.PATH": backbone,
         "INPUT.SIZE": (SIZE, SIZE),
         "DATALOADER.NUM_WORKERS": 0,
@@ -184,6 +185,8 @@ def randomise(trainer: PromptTrainer, scale: float = 0.3) -> PromptTrainer:
 def in_double(trainer: PromptTrainer) -> PromptTrainer:
     """The whole trainer in fp64."""
     trainer.model.double().set_classnames(trainer.model.classnames)
+    if teacher := getattr(trainer.model.method, "teacher", None):  # of the same CLIP
+        teacher.classifier.set_classnames(teacher.classifier.classnames)
     return trainer
 
 
