@@ -68,7 +68,10 @@ def printed(protocol: str, method: str, dataset: str, metric: str = "accuracy", 
     return row.value
 
 
-@pytest.mark.parametrize("method", ["CLIP", "CoOp", "CoCoOp", "MaPLe", "PromptSRC", "KgCoOp", "ProGrad", "TCP", "MMRL"])
+METHODS = ["CLIP", "CoOp", "CoCoOp", "MaPLe", "PromptSRC", "KgCoOp", "ProGrad", "TCP", "MMRL", "PromptKD"]
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_printed_base2new_averages_are_the_means_of_the_data_sets(method: str):
     for column in ("base", "new"):
         mean = sum(printed("base2new", method, dataset, column) for dataset in REAL.datasets) / 11

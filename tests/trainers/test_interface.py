@@ -91,7 +91,7 @@ def registered() -> Iterator[None]:
 
 def build(make: Make, method: type[Method], *opts: object) -> PromptTrainer:
     settings = {"PREC": "fp32", **SKELETONS[method]}
-    data = ("DATASET.NAME", "UnlabelledSwatches") if method is PromptKD else ()
+    data = ("DATASET.NAME", "UnlabelledSwatches") if method is Distilled else ()
     return make(method.__name__, settings, "OPTIM.MAX_EPOCH", 2, *data, *opts)
 
 
@@ -156,13 +156,13 @@ def test_unlabelled_images_are_served(make: Make) -> None:
     trainer = build(make, Distilled)
     labels = torch.cat([batch["label"] for batch in trainer.train_loader_x])
     assert labels.unique().tolist() == [-100]
-    with pytest.raises(ValueError, match="PromptKD learns from unlabelled images, but Swatches has none"):
-        make("PromptKD", {"PREC": "fp32"}, "DATASET.NAME", "Swatches")
+    with pytest.raises(ValueError, match="Distilled learns from unlabelled images, but Swatches has none"):
+        make("Distilled", {"PREC": "fp32"}, "DATASET.NAME", "Swatches")
 
 
 def test_several_views_of_an_image_are_served(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PromptKD, "needs", classmethod(lambda cls, options: Needs(images=True, views=3)))
-    trainer = make("PromptKD", {"PREC": "fp32"})
+    monkeypatch.setattr(Distilled, "needs", classmethod(lambda cls, options: Needs(images=True, views=3)))
+    trainer = make("Distilled", {"PREC": "fp32"})
     found = trainer.parse_batch_train(next(iter(trainer.train_loader_x)))
     assert [view.shape for view in found.views] == [found.image.shape] * 2
     assert not torch.equal(found.image, found.views[0]) and not torch.equal(*found.views)
