@@ -45,11 +45,12 @@ def write_checkpoint(folder: Path, trainer: PromptTrainer, state: Mapping[str, T
     """Write ``<folder>/<registered name>/model.pth.tar-<epoch>`` in the layout of the method's authors."""
     whole = type(trainer).__name__ not in ("CoOp", "CoCoOp", "KgCoOp", "TCP", "POMP", "RPP", "CLIPLoRA")
     names = trainer.model.method.published_names()
-    saved = trainer.model.method.state_dict()
+    saved = trainer.model.method.state_dict()  # not what is made anew from the classes
+    buffers = {names.get(key, key): value for key, value in trainer.model.method.named_buffers()}
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(3))], lr=0.1)
     content = {
         "state_dict": {
-            **{names.get(key, key): value for key, value in trainer.model.method.named_buffers() if key in saved},
+            **{name: value for name, value in buffers.items() if name in saved},
             **state,
             **class_buffers(trainer),
             **(frozen_clip(trainer) if whole else {}),

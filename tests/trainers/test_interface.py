@@ -157,7 +157,7 @@ def test_unlabelled_images_are_served(make: Make) -> None:
     labels = torch.cat([batch["label"] for batch in trainer.train_loader_x])
     assert labels.unique().tolist() == [-100]
     with pytest.raises(ValueError, match="Distilled learns from unlabelled images, but Swatches has none"):
-        make("Distilled", {"PREC": "fp32"}, "DATASET.NAME", "Swatches")
+        make("Distilled", {"PREC": "fp32"}, "DATASET.NAME", "Swatches", "DATASET.ALL_AS_UNLABELED", False)
 
 
 def test_several_views_of_an_image_are_served(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
