@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clip.changes import LayerChange
+from clip.changes import Adapter, LayerChange
 from clip.model import CLIP, QuickGELU, ResidualAttentionBlock
 from clip.prompts import LayerPrompt, PerImage, PromptPlan
 from clip.text import Texts
@@ -45,7 +45,7 @@ def replace_rows(x: Tensor, start: int, rows: Tensor) -> Tensor:
 def weights(block: ResidualAttentionBlock, change: LayerChange | None) -> Tensor:
     """Of query, key and value: (3 D, D), W or W + scale B A. There is no dropout here."""
     own = block.attn.in_proj_weight
-    if change is None:
+    if change is None or change.qkv is None:
         return own
     pair = change.qkv
     return torch.cat([w + pair.scale * b @ a for w, a, b in zip(own.chunk(3), pair.down, pair.up)]).to(own.dtype)
@@ -86,8 +86,18 @@ def layer(
             views = [replace_rows(x, start, rows) for rows in (prompt.query, prompt.key, prompt.value)]
     heads = [t.unflatten(-1, (block.attn.heads, -1)).transpose(1, 2) for t in project(block, views, change)]
     attended = attend(*heads, mask).transpose(1, 2).flatten(2)
-    x = x + F.linear(attended, block.attn.out_proj.weight, block.attn.out_proj.bias)
-    return x + mlp(block, block.ln_2(x))
+    y = x + F.linear(attended, block.attn.out_proj.weight, block.attn.out_proj.bias)
+    y = y + mlp(block, block.ln_2(y))
+    return y if change is None or change.added is None else y + adapter(change.added, block.ln_1(x))
+
+
+def adapter(added: Adapter, x: Tensor) -> Tensor:
+    """scale W3 relu(W2 relu(W1 x + b1) + b2) + scale b3, for any number of maps."""
+    (weight, bias), *others = added.maps
+    x = F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
+    for weight, bias in others:
+        x = F.linear(x.clamp(min=0), weight.to(x.dtype), bias.to(x.dtype))
+    return added.scale * x
 
 
 def run_layers(

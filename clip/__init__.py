@@ -3,7 +3,7 @@
 import sys
 from importlib.metadata import distributions
 
-from .changes import LayerChange, LowRank
+from .changes import Adapter, LayerChange, LowRank
 from .clip import available_models, load, tokenize
 from .model import CLIP, QuickGELU
 from .prompts import LayerPrompt, PerClass, PerImage, PromptPlan
@@ -11,6 +11,7 @@ from .text import Texts
 
 __all__ = [
     "CLIP",
+    "Adapter",
     "LayerChange",
     "LayerPrompt",
     "LowRank",

@@ -57,7 +57,7 @@ class Attention(nn.Module):
 
     def project(self, views: Views, change: LayerChange | None = None) -> Tensor:
         """What query, key and value are made of, (..., D) each -> (..., 3 D): the three side by side."""
-        project = linear if change is None else change.qkv.project
+        project = linear if change is None or change.qkv is None else change.qkv.project
         return project(views, self.in_proj_weight, self.in_proj_bias)
 
     def split_heads(self, x: Tensor) -> Tensor:
@@ -97,10 +97,11 @@ class ResidualAttentionBlock(nn.Module):
         rows = self.attn.project((views.query, views.key, views.value), change)  # (P, 3 D) or (B, P, 3 D)
         return write_slots(qkv, start, rows)
 
-    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Y = R + attended; Y + MLP(LN2(Y))."""
-        x = x + attended
-        return x + self.mlp(self.ln_2(x))
+    def finish(self, x: Tensor, attended: Tensor, change: LayerChange | None = None) -> Tensor:
+        """Y = R + attended; Y + MLP(LN2(Y)), and what is added of LN1(R)."""
+        y = x + attended
+        y = y + self.mlp(self.ln_2(y))
+        return y if change is None or change.added is None else y + change.added(self.ln_1(x))
 
     def forward(
         self,
@@ -114,7 +115,7 @@ class ResidualAttentionBlock(nn.Module):
         """(B, T, D) -> (B, len(read), D): only the rows ``read`` are computed, since only they are wanted."""
         qkv = self.project(x, prompt, start, change)
         x = residual_stream(x, prompt, start)
-        return self.finish(x[:, read], self.attn(qkv, read, causal))
+        return self.finish(x[:, read], self.attn(qkv, read, causal), change)
 
 
 class Transformer(nn.Module):

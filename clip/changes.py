@@ -1,7 +1,8 @@
 """What a method changes in a layer beside its prompts, as data: see ``clip/prompts.py``.
 
-    method      query, key, value
-    CLIP-LoRA   W + scale B A in place of W; merged once for evaluation
+    method      query, key, value                                     output of the layer
+    CLIP-LoRA   W + scale B A in place of W; merged for evaluation
+    MMA                                                               an adapter of LN1(X) more
 
 Letters: D width, r rank of a change of weights.
 """
@@ -57,14 +58,33 @@ class NewWeight:
 
 
 @dataclass(frozen=True, eq=False)
-class LayerChange:
-    """Of one layer, for all texts and images alike."""
+class Adapter:
+    """A small MLP beside a layer: scale W_n relu(... relu(W_1 x + b_1)) + scale b_n."""
 
-    qkv: LowRank | NewWeight
+    maps: tuple[tuple[Tensor, Tensor], ...]  # weight and bias of each; the first reads and the last makes D numbers
+    scale: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        for number, (weight, bias) in enumerate(self.maps):
+            x = F.linear(F.relu(x) if number else x, weight.to(x.dtype), bias.to(x.dtype))
+        return self.scale * x
+
+
+@dataclass(frozen=True, eq=False)
+class LayerChange:
+    """Of one layer, for all texts and images alike.
+
+    qkv: in place of the layer's own projections. added: to the layer's output, of LN1 of its residual stream.
+    """
+
+    qkv: LowRank | NewWeight | None = None
+    added: Adapter | None = None
 
     @property
     def tensors(self) -> list[Tensor]:
-        return [value for value in vars(self.qkv).values() if isinstance(value, Tensor)]
+        own = [] if self.qkv is None else [value for value in vars(self.qkv).values() if isinstance(value, Tensor)]
+        return own if self.added is None else [*own, *(tensor for pair in self.added.maps for tensor in pair)]
 
     @property
     def width(self) -> int:

@@ -10,7 +10,7 @@ One notation for every method:
     TCP             input and one layer, per class   none
     RPP             input, layers 0..J-1 unshared    the same
     MMRL            layers l..L-1, inserted          the same
-    CLIP-LoRA       changes of layers 0..L-1         the same
+    CLIP-LoRA, MMA  changes of layers                the same
 
 Letters: B images, C classes, K classes that are picked, S context slots, T rows, P prompt tokens, D width.
 """

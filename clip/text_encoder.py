@@ -13,7 +13,7 @@ Under a causal mask a row depends on earlier rows only. Hence (numbers agree wit
 
 Prompts that are one per class are rows of the suffixes, in every layer that has some (TCP); SOS is the whole prefix.
 Rows that are inserted behind SOS belong to the prefix from their layer on, where p then counts them, too (MMRL).
-Changes of the layers themselves (LoRA) are the same for all texts; dropout of the prefix's rows is drawn once for all.
+Changes of the layers themselves (LoRA, MMA) are the same for all texts; dropout of the prefix's rows is drawn once.
 
 Letters: C texts, M of them in a chunk, G = 1 or B (a context per image of B), p prefix rows, R rows that are embedded,
 such as a chunk's suffixes, S context slots among them, c suffixes of s rows in a bucket, T tokens that a text may have,
@@ -84,10 +84,11 @@ class TextEncoder:
         for i, block in enumerate(self.transformer.resblocks):
             if i == entry:
                 x = insert_rows(x, 1, layers[i].residual)  # (1 or G, p + P, D)
-            qkv = block.project(x, layers.get(i), 1, plan.changes.get(i))  # (1 or G, p, 3 D)
+            change = plan.changes.get(i)
+            qkv = block.project(x, layers.get(i), 1, change)  # (1 or G, p, 3 D)
             keys_values.append(qkv[..., self.transformer.width :])  # (1 or G, p, 2 D)
             if i + 1 < self.transformer.layers:
-                x = block.finish(residual_stream(x, layers.get(i), start=1), block.attn(qkv, causal=True))
+                x = block.finish(residual_stream(x, layers.get(i), start=1), block.attn(qkv, causal=True), change)
         return keys_values
 
     def run_chunks(self, chunks: Sequence[Chunk], plan: PromptPlan, prefix: Sequence[Tensor]) -> list[Tensor]:
@@ -106,9 +107,10 @@ class TextEncoder:
                 vectors = PerClass(own[i].query).at(chunk.rows.vectors, chunk.rows.classes)  # (1, S, D)
                 x = x.index_copy(1, chunk.rows.slots, vectors.to(x.dtype))  # (1, R, D)
             last = i + 1 == self.transformer.layers
-            qkv = block.project(x, change=plan.changes.get(i))  # (1 or G, R, 3 D)
+            change = plan.changes.get(i)
+            qkv = block.project(x, change=change)  # (1 or G, R, 3 D)
             attended = attend(block.attn, qkv, keys_values, chunk, last)  # (G, R or M, D)
-            x = block.finish(x[:, chunk.eos] if last else x, attended)  # (G, R or M, D)
+            x = block.finish(x[:, chunk.eos] if last else x, attended, change)  # (G, R or M, D)
         return x
 
 

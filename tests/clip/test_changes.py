@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import naive
-from clip import LayerChange, LowRank, PerClass, PerImage, PromptPlan, Texts
+from clip import Adapter, LayerChange, LowRank, PerClass, PerImage, PromptPlan, Texts
 from clip.model import CLIP
 
 from .small import LAYERS, SIZE, TEXT_WIDTH, VISION_WIDTH, deep_plan, difference, disagreement, prompt_rows, tensors
@@ -30,6 +31,17 @@ def low_rank(width: int, dropout: float = 0.0, which: tuple[int, ...] = tuple(ra
     }
 
 
+def adapters(width: int, which: tuple[int, ...] = tuple(range(LAYERS))) -> dict[int, LayerChange]:
+    """Three maps each, of the size of a layer's output."""
+
+    def linear(before: int, after: int) -> tuple[Tensor, Tensor]:
+        return prompt_rows(after, before), prompt_rows(after)
+
+    return {
+        layer: LayerChange(added=Adapter((linear(width, 8), linear(8, 6), linear(6, width)), 0.3)) for layer in which
+    }
+
+
 def changed(model: CLIP, text: Mapping[int, LayerChange], vision: Mapping[int, LayerChange]) -> CLIP:
     """A copy with weights W + scale B A, query, key and value one after the other."""
     model = copy.deepcopy(model)
@@ -40,6 +52,10 @@ def changed(model: CLIP, text: Mapping[int, LayerChange], vision: Mapping[int, L
             del attn.in_proj_weight
             attn.in_proj_weight = torch.cat(rows)
     return model
+
+
+def learnable(plan: PromptPlan) -> list[Tensor]:
+    return [tensor for tensor in tensors(plan) if tensor.numel()]
 
 
 def images(count: int = 2) -> Tensor:
@@ -63,7 +79,7 @@ def test_images(model: CLIP, form: str | None) -> None:
     found = disagreement(
         lambda: model.encode_image(image, plan),
         lambda: naive.encode_image(changed(model, {}, changes), image, prompted if form else None),
-        [t for t in tensors(plan) if t.numel()],
+        learnable(plan),
     )
     assert found < EXACT
 
@@ -79,7 +95,38 @@ def test_texts(model: CLIP, form: str | None, memory_gb: float | None) -> None:
     found = disagreement(
         lambda: model.encode_text(texts, plan, memory_gb),
         lambda: naive.encode_text(changed(model, changes, {}), naive.padded_ids(texts), prompted if form else None),
-        [t for t in tensors(plan) if t.numel()],
+        learnable(plan),
+    )
+    assert found < EXACT
+
+
+@pytest.mark.parametrize("form", [None, "shared", "carry"])
+def test_adapters_beside_layers_of_images(model: CLIP, form: str | None) -> None:
+    image, inside = images(), PromptPlan() if form is None else deep_plan(prompt_rows(2, VISION_WIDTH), 2, form)
+    both = {**adapters(VISION_WIDTH), 1: replace(low_rank(VISION_WIDTH)[1], added=adapters(VISION_WIDTH)[1].added)}
+    plan = replace(inside, changes=both)
+    found = disagreement(
+        lambda: model.encode_image(image, plan), lambda: naive.encode_image(model, image, plan), learnable(plan)
+    )
+    assert found < EXACT
+    assert difference(model.encode_image(image, plan), model.encode_image(image, inside)) > 0.01
+
+
+@MEMORY
+@pytest.mark.parametrize("form", [None, "shared", "carry", PerClass, PerImage])
+def test_adapters_beside_layers_of_texts(model: CLIP, form: str | type | None, memory_gb: float | None) -> None:
+    """In two of three layers, of which one is the last."""
+    if form is None:
+        inside, texts = PromptPlan(), Texts.from_names(NAMES, "a photo of a")
+    else:
+        rows = prompt_rows(2, TEXT_WIDTH) if isinstance(form, str) else form(prompt_rows(len(NAMES), 2, TEXT_WIDTH))
+        inside = deep_plan(rows, 2, form) if isinstance(form, str) else PromptPlan(rows)
+        texts = Texts.from_names(NAMES, num_ctx=2)
+    plan = replace(inside, changes=adapters(TEXT_WIDTH, which=(0, LAYERS - 1)))
+    found = disagreement(
+        lambda: model.encode_text(texts, plan, memory_gb),
+        lambda: naive.encode_text(model, naive.padded_ids(texts), plan),
+        learnable(plan),
     )
     assert found < EXACT
 
@@ -154,7 +201,7 @@ def test_dropout_is_drawn_for_each_of_the_three_and_for_each_row() -> None:
 def test_chunks_are_computed_again_under_the_same_dropout(model: CLIP) -> None:
     """Their gradients are those of the pass that was seen, and the random numbers go on behind them."""
     plan, texts = PromptPlan(changes=low_rank(TEXT_WIDTH, 0.4)), Texts.from_names(NAMES)
-    learned = [t for t in tensors(plan) if t.numel()]
+    learned = learnable(plan)
 
     def run() -> list[Tensor]:
         torch.manual_seed(3)

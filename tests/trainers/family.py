@@ -33,6 +33,11 @@ def frozen_clip(trainer: PromptTrainer) -> dict[str, Tensor]:
 def class_buffers(trainer: PromptTrainer, classes: int = 100) -> dict[str, Tensor]:
     """Token buffers of another class list, by the names that the method's files use."""
     method, width = type(trainer).__name__, trainer.model.clip.transformer.width
+    if method == "MMA":
+        return {
+            "token_embedding": torch.zeros(classes, 77, width),
+            "tokenized_prompts": torch.zeros(classes, 77).long(),
+        }
     names = {"VPT": [], "CoOp": [""], "CoCoOp": [""], "KgCoOp": [""], "POMP": ["train_", "test_"]}.get(
         method, ["prompt_learner."]
     )
@@ -43,7 +48,7 @@ def class_buffers(trainer: PromptTrainer, classes: int = 100) -> dict[str, Tenso
 
 def write_checkpoint(folder: Path, trainer: PromptTrainer, state: Mapping[str, Tensor], epoch: int) -> str:
     """Write ``<folder>/<registered name>/model.pth.tar-<epoch>`` in the layout of the method's authors."""
-    whole = type(trainer).__name__ not in ("CoOp", "CoCoOp", "KgCoOp", "TCP", "POMP", "RPP", "CLIPLoRA")
+    whole = type(trainer).__name__ not in ("CoOp", "CoCoOp", "KgCoOp", "TCP", "POMP", "RPP", "CLIPLoRA", "MMA")
     names = trainer.model.method.published_names()
     saved = trainer.model.method.state_dict()  # not what is made anew from the classes
     buffers = {names.get(key, key): value for key, value in trainer.model.method.named_buffers()}

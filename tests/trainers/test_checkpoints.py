@@ -39,6 +39,7 @@ DOCUMENTED = {
     "MaPLe": {"N_CTX": 2, "PROMPT_DEPTH": 2},
     "RPP": LENGTHS,
     "CLIPLoRA": {"RANK": 4},
+    "MMA": {"ADAPTER_START": 2, "ADAPTER_END": 2, "ADAPTER_DIM": 8},
 }
 
 
@@ -117,6 +118,15 @@ def documented_keys(method: str) -> dict[str, tuple[int, ...]]:
             for encoder, width in (("text", TEXT_WIDTH), ("vision", VISION_WIDTH))
             for name, shape in (("down", (LAYERS, 3, 4, width)), ("up", (LAYERS, 3, width, 4)))
         },
+        "MMA": {
+            f"{encoder}_adapter.2.{name}": shape
+            for encoder, width in (("text", TEXT_WIDTH), ("visual", VISION_WIDTH), ("shared", 0))
+            for name, shape in (
+                {"down.0.weight": (8, width), "down.0.bias": (8,), "up.weight": (width, 8), "up.bias": (width,)}
+                if width
+                else {"0.weight": (8, 8), "0.bias": (8,)}
+            ).items()
+        },
     }[method]
 
 
@@ -130,6 +140,7 @@ FOLDERS = {
     "IVLP": "VLPromptLearner",
     "PromptSRC": "VLPromptLearner",
     "RPP": "UnsharedPromptLearner",
+    "MMA": "adapter_learner",
 }
 
 

@@ -48,6 +48,7 @@ def lengths_and_depths(*numbers: int) -> dict[str, int]:
         ("CLIPAdapter", {}, 131_072),
         ("MMRL", {}, 4_992_256),
         ("CLIPLoRA", {}, 184_320),
+        ("MMA", {}, 8 * (2 * 32 * (512 + 768) + 512 + 768 + 2 * 32 + 32 * 32 + 32)),
         ("RPP", lengths_and_depths(4, 4, 9, 9), 3 * 46_080),
         ("RPP", {**lengths_and_depths(4, 4, 9, 9), "QKV": "kv"}, 2 * 46_080),
         ("RPP", {**lengths_and_depths(4, 4, 9, 9), "QKV": "shared"}, 46_080),

@@ -142,6 +142,7 @@ CASES = [
     ("CLIPLoRA", {"RANK": 1, "ENCODER": "text"}),
     ("CLIPLoRA", {"ENCODER": "vision"}),
     ("PromptKD", {"PROMPT_DEPTH_VISION": LAYERS, "TEMPERATURE": 2.0, "TEACHER.TEMPLATES": "art of the {}."}),
+    ("MMA", {"ADAPTER_START": 1, "ADAPTER_END": 2, "ADAPTER_DIM": 5, "ADAPTER_SCALE": 0.5, "TEXT_CTX_INIT": "art of"}),
 ]
 NAMES = [" ".join([method, *(f"{key}={value}" for key, value in settings.items())]) for method, settings in CASES]
 # One case a method in fp32 and for the ten steps, two where it can sample classes: the formulas are the same.
