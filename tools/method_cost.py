@@ -1,0 +1,179 @@
+"""FLOPs of a method's step and test batch as functions of their sizes, ours and the family's way.
+
+Both are affine in images B, classes C and their product, and are counted at four small sizes; the weights are the
+backbone's, or random ones of its shapes.
+
+Letters: B images of a batch, C classes, E joint width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import naive
+from benchmarks.common import NaiveCLIP
+from clip import CLIP, PromptPlan, Texts
+from clip.clip import load_frozen
+from dassl.config import CfgNode
+from dassl.engine import TRAINER_REGISTRY
+from tools.stand_ins import class_names
+from trainers.load import method_section
+from trainers.method import Batch, Method, Needs
+from trainers.options import Options, read_options
+from trainers.prompted_clip import PromptedCLIP, Subset, unit
+
+IMAGES, CLASSES, FAMILY_CLASSES = (1, 2), (16, 48), (1, 3)
+
+
+@dataclass(frozen=True)
+class Affine:
+    """FLOPs k + i B + t C + x B C."""
+
+    base: float = 0.0
+    image: float = 0.0
+    text: float = 0.0
+    product: float = 0.0
+
+    def __call__(self, images: float, classes: float) -> float:
+        return self.base + self.image * images + self.text * classes + self.product * images * classes
+
+    @classmethod
+    def through(cls, counts: dict[tuple[int, int], float]) -> Affine:
+        """Of counts at four sizes (B, C), two of each."""
+        rows = torch.tensor([[1.0, b, c, b * c] for b, c in counts], dtype=torch.float64)
+        return cls(*torch.linalg.solve(rows, torch.tensor([*counts.values()], dtype=torch.float64)).tolist())
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of a method, one way. once: what a training does once, by classes; texts: what an evaluation does once. Steps and
+    test batches of images, and of their features. encode: of one image; passes: views that a beginning looks at."""
+
+    once: Affine
+    step: Affine
+    step_of_features: Affine
+    texts: Affine
+    test: Affine
+    test_of_features: Affine
+    encode: float
+    passes: int
+
+
+class FamilyCLIP(NaiveCLIP):
+    """All texts anew whenever they are wanted, but for those that no prompt changes. Features (B, E) pass through."""
+
+    def encode_image(self, image: Tensor, plan: PromptPlan | None = None) -> Tensor:
+        return image if image.dim() == 2 else super().encode_image(image, plan)
+
+    def encode_text(self, plan: PromptPlan | None, classes: Subset | None = None) -> Tensor:
+        if plan is not None:
+            return super().encode_text(plan, classes)
+        if "plain" not in self._handwritten:
+            self._handwritten["plain"] = super().encode_text(None)
+        features = self._handwritten["plain"]
+        return features if classes is None else features[classes.index]
+
+    def _encode_template(self, template: str) -> Tensor:
+        ids = naive.padded_ids(Texts.from_strings([template.format(name) for name in self.classnames]))
+        return naive.encode_text(self.clip, ids.to(self.device), None, naive.sdpa)
+
+
+@dataclass
+class Views:
+    """What a method's beginning may ask for: random features, and how many passes it asked for."""
+
+    classes: int
+    width: int
+    passes: int = 0
+
+    def features(self, split: str, passes: int = 1) -> tuple[Tensor, Tensor]:
+        self.passes = max(self.passes, passes)
+        return torch.randn(passes, self.classes, self.width), torch.arange(self.classes)
+
+
+# What is counted ------------------------------------------------------------------------------------------------------
+
+
+def flops(work: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return float(counter.get_total_flops())
+
+
+@cache
+def backbone(name: str, path: str) -> CLIP:
+    return load_frozen(name, path, "fp32")
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A method with its options, and the shapes of its CLIP: what a count depends on."""
+
+    method: type[Method]
+    options: Options
+    clip: tuple[str, str]
+
+    @classmethod
+    def of(cls, cfg: CfgNode) -> Learner:
+        method = TRAINER_REGISTRY.get(cfg.TRAINER.NAME).method
+        options = replace(read_options(method.Options, method_section(cfg, method), method.section()), PREC="fp32")
+        return cls(method, options, (cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH))
+
+    @property
+    def needs(self) -> Needs:
+        return self.method.needs(self.options)
+
+    def classifier(self, classes: int, kind: type[PromptedCLIP]) -> PromptedCLIP:
+        """Of class names of all lengths, untrained."""
+        clip, names = backbone(*self.clip), class_names(10450)
+        torch.manual_seed(0)
+        spread = names[:: len(names) // classes][:classes]
+        return kind(clip, self.method(clip, self.options, classes), spread)
+
+    def costs(self, kind: type[PromptedCLIP] = PromptedCLIP, classes: Sequence[int] = CLASSES) -> Costs:
+        found: dict[str, dict[tuple[int, int], float]] = {}
+        passes = encode = 0
+        for count in classes:
+            model = self.classifier(count, kind)
+            data, learns = Views(count, model.clip.embed_dim), any(p.requires_grad for p in model.method.parameters())
+            size = model.clip.visual.input_resolution
+            picture, feature = (lambda b: torch.randn(b, 3, size, size)), (lambda b: unit(torch.randn(b, data.width)))
+            forms = {"": picture} if self.needs.images else {"": picture, " of features": feature}
+            encode = flops(lambda: model.encode_image(picture(1)))
+            begun = flops(lambda: model.method.begin(model, data))
+            passes, model.trained_on = data.passes, tuple(model.classnames)
+            for mode in ("step", "test"):
+                model.train(mode == "step")
+                if mode == "step" and not learns:
+                    continue
+                if mode == "test":  # a run of its own, which has encoded nothing yet
+                    model = self.classifier(count, kind).eval()
+                    model.trained_on = tuple(model.classnames)
+                work = self.step if mode == "step" else self.test
+                first = flops(lambda: work(model, picture, 1))
+                for form, make in forms.items():
+                    for b in IMAGES:
+                        found.setdefault(f"{mode}{form}", {})[b, count] = flops(lambda: work(model, make, b))
+                once = first - found[mode][1, count] + (begun if mode == "step" else 0)
+                found.setdefault(f"{mode} once", {}).update({(b, count): once for b in IMAGES})
+        fits = {name: Affine.through(counts) for name, counts in found.items()}
+        step, test = fits.get("step", Affine()), fits["test"]
+        features = (fits.get("step of features", step), fits.get("test of features", test))
+        once = fits.get("step once", Affine())
+        return Costs(once, step, features[0], fits["test once"], test, features[1], encode, passes)
+
+    def step(self, model: PromptedCLIP, make: Callable[[int], Tensor], images: int) -> None:
+        views = tuple(make(images) for _ in range(self.needs.views - 1))
+        terms = model.method.loss(model, Batch.of(make(images), torch.zeros(images, dtype=torch.long), views))
+        model.method.zero_grad()
+        model.method.backward({name: term for name, term in terms.items() if name.endswith("_loss")})
+
+    @torch.no_grad()
+    def test(self, model: PromptedCLIP, make: Callable[[int], Tensor], images: int) -> None:
+        model(make(images))
