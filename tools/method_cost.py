@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -26,9 +26,9 @@ from tools.stand_ins import class_names
 from trainers.load import method_section
 from trainers.method import Batch, Method, Needs
 from trainers.options import Options, read_options
-from trainers.prompted_clip import PromptedCLIP, Subset, unit
+from trainers.prompted_clip import PromptedCLIP, Subset
 
-IMAGES, CLASSES, FAMILY_CLASSES = (1, 2), (16, 48), (1, 3)
+IMAGES, CLASSES, FAMILY_CLASSES = (1, 2), (12, 36), (1, 2)
 
 
 @dataclass(frozen=True)
@@ -138,42 +138,44 @@ class Learner:
 
     def costs(self, kind: type[PromptedCLIP] = PromptedCLIP, classes: Sequence[int] = CLASSES) -> Costs:
         found: dict[str, dict[tuple[int, int], float]] = {}
-        passes = encode = 0
         for count in classes:
-            model = self.classifier(count, kind)
-            data, learns = Views(count, model.clip.embed_dim), any(p.requires_grad for p in model.method.parameters())
-            size = model.clip.visual.input_resolution
-            picture, feature = (lambda b: torch.randn(b, 3, size, size)), (lambda b: unit(torch.randn(b, data.width)))
-            forms = {"": picture} if self.needs.images else {"": picture, " of features": feature}
-            encode = flops(lambda: model.encode_image(picture(1)))
-            begun = flops(lambda: model.method.begin(model, data))
-            passes, model.trained_on = data.passes, tuple(model.classnames)
-            for mode in ("step", "test"):
-                model.train(mode == "step")
-                if mode == "step" and not learns:
-                    continue
-                if mode == "test":  # a run of its own, which has encoded nothing yet
-                    model = self.classifier(count, kind).eval()
-                    model.trained_on = tuple(model.classnames)
-                work = self.step if mode == "step" else self.test
-                first = flops(lambda: work(model, picture, 1))
-                for form, make in forms.items():
-                    for b in IMAGES:
-                        found.setdefault(f"{mode}{form}", {})[b, count] = flops(lambda: work(model, make, b))
-                once = first - found[mode][1, count] + (begun if mode == "step" else 0)
-                found.setdefault(f"{mode} once", {}).update({(b, count): once for b in IMAGES})
-        fits = {name: Affine.through(counts) for name, counts in found.items()}
-        step, test = fits.get("step", Affine()), fits["test"]
-        features = (fits.get("step of features", step), fits.get("test of features", test))
-        once = fits.get("step once", Affine())
-        return Costs(once, step, features[0], fits["test once"], test, features[1], encode, passes)
+            for name, counts in self.counts(kind, count).items():
+                found.setdefault(name, {}).update({(images, count): number for images, number in counts.items()})
+        encode, passes = found.pop("encode")[1, classes[0]], int(found.pop("passes")[1, classes[0]])
+        return Costs(**{name: Affine.through(counts) for name, counts in found.items()}, encode=encode, passes=passes)
 
-    def step(self, model: PromptedCLIP, make: Callable[[int], Tensor], images: int) -> None:
-        views = tuple(make(images) for _ in range(self.needs.views - 1))
-        terms = model.method.loss(model, Batch.of(make(images), torch.zeros(images, dtype=torch.long), views))
+    def counts(self, kind: type[PromptedCLIP], classes: int) -> dict[str, dict[int, float]]:
+        """Of everything at one number of classes, by images."""
+        model = self.classifier(classes, kind)
+        data, size = Views(classes, model.clip.embed_dim), model.clip.visual.input_resolution
+        begun = flops(lambda: model.method.begin(model, data))
+        picture = partial(torch.randn, size=(1, 3, size, size))
+        found = {"encode": {1: flops(lambda: model.encode_image(torch.randn(1, 3, size, size)))}}
+        found["passes"] = {1: float(data.passes)}
+        for mode, work in (("step", self.step), ("test", self.test)):
+            if mode == "test":  # a run of its own, which has encoded nothing yet
+                model = self.classifier(classes, kind)
+            model.trained_on = tuple(model.classnames)
+            learns = any(param.requires_grad for param in model.method.parameters())
+            sizes = [(b, 3, size, size) if self.needs.images else (b, data.width) for b in IMAGES]
+            model.train(mode == "step")
+            if mode == "step" and not learns:
+                first, steps, more = begun, [0.0, 0.0], 0.0
+            else:
+                first = flops(partial(work, model, torch.randn(sizes[0]))) + (begun if mode == "step" else 0)
+                steps = [flops(partial(work, model, torch.randn(shape))) for shape in sizes]
+                more = 0.0 if self.needs.images else flops(partial(work, model, picture())) - steps[0]  # of an image
+            found[f"{mode}_of_features"] = dict(zip(IMAGES, steps))
+            found[mode] = {b: number + b * more for b, number in zip(IMAGES, steps)}
+            found["once" if mode == "step" else "texts"] = dict.fromkeys(IMAGES, first - steps[0])
+        return found
+
+    def step(self, model: PromptedCLIP, image: Tensor) -> None:
+        label = torch.zeros(len(image), dtype=torch.long)
+        terms = model.method.loss(model, Batch.of(image, label, (image,) * (self.needs.views - 1)))
         model.method.zero_grad()
         model.method.backward({name: term for name, term in terms.items() if name.endswith("_loss")})
 
     @torch.no_grad()
-    def test(self, model: PromptedCLIP, make: Callable[[int], Tensor], images: int) -> None:
-        model(make(images))
+    def test(self, model: PromptedCLIP, image: Tensor) -> None:
+        model(image)

@@ -48,7 +48,7 @@ class Run:
         with silence():
             cfg = solve_batch(setup_cfg(parse_args(job.argv)), 1).clone()
             cfg.defrost()
-            use_weights(cfg, stated.forced)
+            use_weights(cfg, True)  # shapes are enough
         return cls(job, cfg, Learner.of(cfg), stated.counts(cfg))
 
     def views(self, split: str, seed: int | None = None, number: int = 0) -> Hashable:
@@ -170,8 +170,8 @@ def table(file: str, teraflops: float, stated: Stated = NOTHING, imports: Sequen
             total.add(row)
     hours = 3600 * teraflops * 1e12
     cells = [
-        (name, row.runs, *(f"{x:,.1f}" for x in (row.ours / 1e15, row.family / 1e15)), f"{row.family / row.ours:.1f}")
-        + tuple(f"{x / hours:,.2f}" for x in (row.ours, row.family))
+        [name, row.runs, f"{row.ours / 1e15:,.2f}", f"{row.family / 1e15:,.1f}", f"{row.family / row.ours:.1f}"]
+        + [f"{flops / hours:,.2f}" for flops in (row.ours, row.family)]
         for name, row in rows.items()
     ]
     header = ("method", "runs", "ours PFLOP", "family PFLOP", "ratio", "ours h", "family h")
