@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dassl.config import CfgNode
 from dassl.data import DatasetWrapper
 from dassl.data.datasets import DatasetBase, Datum
-from dassl.data.transforms import build_transform
+from dassl.data.transforms import AT_TEST, build_transform
 from dassl.ranks import current
 from dassl.utils import derive_seed, log
 
@@ -74,7 +74,7 @@ class ImageSets:
             "encoder": self._encoder,
             "precision": self.classifier.precision,
             "data set": self.cfg.DATASET.NAME,
-            "input": {**self.cfg.INPUT},
+            "input": seen(self.cfg, dataset.is_train),
             "train": dataset.is_train,
             "seed": seed,
         }
@@ -105,6 +105,14 @@ class ImageSets:
         ]
         features, labels = zip(*pairs)
         return torch.cat(features), torch.cat(labels)  # (N, E) and (N,)
+
+
+def seen(cfg: CfgNode, is_train: bool) -> dict[str, object]:
+    """Options that decide what is made of an image: in a test those of augmentations do not."""
+    if is_train:
+        return {**cfg.INPUT}
+    tested = {name: cfg.INPUT[name] for name in ("INTERPOLATION", "NO_TRANSFORM", "PIXEL_MEAN", "PIXEL_STD", "SIZE")}
+    return tested | {"TRANSFORMS": [name for name in cfg.INPUT.TRANSFORMS if name in AT_TEST]}
 
 
 class FeatureDataset(Dataset):

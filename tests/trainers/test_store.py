@@ -52,6 +52,7 @@ def test_views_are_apart(make: Make, root: Path, monkeypatch: pytest.MonkeyPatch
         (make("CoOp", None, *store), 2, 0),
         (make("CoOp", None, *store, "SEED", 2), 2, 48),
         (make("CoOp", None, *store), 1, 24),
+        (make("CoOp", None, *store, "INPUT.RRCROP_SCALE", (0.5, 1.0), "INPUT.TRANSFORMS", ("normalize",)), 1, 0),
         (make("CoOp", None, *store, "INPUT.INTERPOLATION", "nearest"), 1, 24),
         (make("CoOp", {"PREC": "bf16"}, *store), 1, 24),
     ]

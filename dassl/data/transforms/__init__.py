@@ -1,3 +1,3 @@
-from dassl.data.transforms.transforms import INTERPOLATION_MODES, Pipeline, build_transform
+from dassl.data.transforms.transforms import AT_TEST, INTERPOLATION_MODES, Pipeline, build_transform
 
-__all__ = ["INTERPOLATION_MODES", "Pipeline", "build_transform"]
+__all__ = ["AT_TEST", "INTERPOLATION_MODES", "Pipeline", "build_transform"]

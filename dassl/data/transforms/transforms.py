@@ -15,7 +15,7 @@ from dassl.data.transforms.randaugment import RandAugment2
 from dassl.utils import log
 from dassl.utils.registry import nearest_names
 
-__all__ = ["AVAI_CHOICES", "INTERPOLATION_MODES", "Pipeline", "build_transform"]
+__all__ = ["AT_TEST", "AVAI_CHOICES", "INTERPOLATION_MODES", "Pipeline", "build_transform"]
 
 INTERPOLATION_MODES = {
     "bilinear": InterpolationMode.BILINEAR,
@@ -120,7 +120,7 @@ def _test_steps(cfg: CfgNode, chosen: Sequence[str]) -> list[Step]:
         (f"resize the smaller edge to {smaller}", v2.Resize(smaller, _interpolation(cfg))),
         (f"{height}x{width} center crop", v2.CenterCrop((height, width))),
     ]
-    return steps + [step for name, step in _tensor_steps(cfg) if name in ("to_tensor", *chosen) and name in _AT_TEST]
+    return steps + [step for name, step in _tensor_steps(cfg) if name in ("to_tensor", *chosen) and name in AT_TEST]
 
 
 def _train_steps(cfg: CfgNode, chosen: Sequence[str]) -> list[Step]:
@@ -172,7 +172,7 @@ def _colour_steps(cfg: CfgNode) -> list[tuple[str, Step]]:
     ]
 
 
-_AT_TEST = ("to_tensor", "normalize", "instance_norm")
+AT_TEST = ("to_tensor", "normalize", "instance_norm")
 
 
 def _tensor_steps(cfg: CfgNode) -> list[tuple[str, Step]]:
