@@ -76,9 +76,9 @@ def test_layers_before_are_those_of_clip(model: CLIP, first: int, monkeypatch: p
     finished = []
     finish = ResidualAttentionBlock.finish
 
-    def count(block: ResidualAttentionBlock, x: Tensor, attended: Tensor) -> Tensor:
+    def count(block: ResidualAttentionBlock, x: Tensor, *others: object) -> Tensor:
         finished.append(x.shape[1])
-        return finish(block, x, attended)
+        return finish(block, x, *others)
 
     monkeypatch.setattr(ResidualAttentionBlock, "finish", count)
     rows, plan = (SIZE // 8) ** 2 + 1, inserted(list(range(first, LAYERS)), VISION_WIDTH)
