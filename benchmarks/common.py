@@ -80,11 +80,11 @@ class NaiveCLIP(PromptedCLIP):
 class RandomFeatures:
     """What a method's beginning may ask for (``Data`` in ``trainers/method.py``): features of 16 images a class."""
 
-    classes: int
+    classnames: Sequence[str]
     width: int
 
     def features(self, split: str, passes: int = 1) -> tuple[Tensor, Tensor]:
-        label = torch.arange(16 * self.classes) % self.classes
+        label = torch.arange(16 * len(self.classnames)) % len(self.classnames)
         features = torch.randn(passes, len(label), self.width, generator=torch.Generator().manual_seed(4))
         return features.to(device()), label.to(device())
 
@@ -104,7 +104,7 @@ def classifier(
     made = getattr(trainers, method)(clip, options_of(method, changes), classes)
     model = kind(clip, made, class_names(classes), memory_gb=memory_gb, ranks=ranks).to(device())
     model.trained_on = tuple(model.classnames)
-    made.begin(model, RandomFeatures(classes, clip.embed_dim))
+    made.begin(model, RandomFeatures(class_names(classes), clip.embed_dim))
     return model
 
 
