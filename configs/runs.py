@@ -17,12 +17,7 @@ _TOLD = ("DATASET.NAME", "DATASET.NUM_SHOTS", "DATASET.PATH", "DATASET.SUBSAMPLE
 _START = "TRAINER.INIT_PROMPTS"
 _LONGEST = 120  # characters: folders are named after it
 CLASSES = ("all", "base", "new")
-_WANTED = {
-    "classes": "all, base or new",
-    "shots": "a whole number",
-    "seed": "a whole number",
-    "evaluation": "true or false",
-}
+_KINDS = {"shots": (int, "a whole number"), "seed": (int, "a whole number"), "evaluation": (bool, "true or false")}
 
 
 @dataclass(frozen=True)
@@ -93,10 +88,11 @@ class RunSpec:
         """From a record, what later versions may add left out; ``ValueError`` for an entry that cannot be."""
         known = {part.name: found[part.name] for part in fields(cls) if part.name in found}
         for name, value in known.items():
-            kind = {"shots": int, "seed": int, "evaluation": bool}.get(name, str)
-            wanted = _WANTED.get(name, {int: "a whole number", str: "a text"}.get(kind))
-            if type(value) is not kind or (name == "classes" and value not in CLASSES) or "\0" in str(value):
+            kind, wanted = _KINDS.get(name, (str, "a text"))
+            if type(value) is not kind or "\0" in str(value):
                 raise ValueError(f"run.{name} must be {wanted}, but is {value!r:.60}")
+        if (half := known.get("classes", "all")) not in CLASSES:
+            raise ValueError(f"run.classes must be all, base or new, but is {half!r:.60}")
         if missing := [name for name in ("method", "dataset") if not known.get(name)]:
             raise ValueError(f"run.{missing[0]} is missing")
         return cls(**known)

@@ -106,6 +106,17 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert not heading or heading in [name.replace(" ", "-") for name in names], target
 
 
+def test_prompts_to_start_from_lie_where_the_documents_say(capsys: pytest.CaptureFixture[str]) -> None:
+    """``--init`` of the commands behind a pretraining names the folder that this pretraining makes."""
+    found = [words for words in commands(ROOT / "docs" / "pretraining.md") if "pretrain.sh" in " ".join(words)]
+    made = set()
+    for words in found:
+        assert protocols.main(["pretrain", *words[2:], "--root", "data", "--dry-run"]) == 0
+        made.add(re.search(r"--output-dir (\S+)", capsys.readouterr().out)[1])
+    text = (ROOT / "docs" / "pretraining.md").read_text()
+    assert {path for path in re.findall(r"output/imagenet_21k/RPP/\S+/seed42", text)} <= made
+
+
 def test_the_list_of_methods_is_that_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "docs")
     list_methods = importlib.import_module("list_methods")

@@ -103,7 +103,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     import_all(args.imports)
     cfg = get_cfg_default()
     extend_cfg(cfg)
-    given = dict(zip(args.opts[::2], args.opts[1::2]))
+    given = pairs(args.opts)
     check_trainer(args, given.get("TRAINER.NAME", args.trainer))
     if args.dataset_config_file:
         merge_from_file(cfg, settings_file(args.dataset_config_file))
@@ -144,9 +144,15 @@ def check_trainer(args: argparse.Namespace, name: str) -> None:
     from dassl.engine.record import recorded_config
     from trainers.load import check_known
 
-    own_config = Path(args.config_file).parent if Path(args.config_file).name == "config.yaml" else ""
-    if name := name or (str(recorded_config(str(own_config)).get("TRAINER.NAME", "")) if own_config else ""):
-        check_known(name, *filter(None, (args.model_dir, args.resume, args.output_dir, own_config)))
+    own = own_folder(args)
+    if name := name or (str(recorded_config(str(own)).get("TRAINER.NAME", "")) if own else ""):
+        check_known(name, *filter(None, (args.model_dir, args.resume, args.output_dir, own)))
+
+
+def own_folder(args: argparse.Namespace) -> Path | None:
+    """Of the run whose ``config.yaml`` serves as settings, if it does."""
+    path = Path(args.config_file)
+    return path.parent if path.name == "config.yaml" else None
 
 
 def merge_embedded(cfg: CfgNode, path: Path, what: str) -> None:
@@ -182,8 +188,7 @@ def spec_of(args: argparse.Namespace, cfg: CfgNode) -> RunSpec:
     )
     if is_zero_shot(spec.method) and spec.classes == "all":
         spec = replace(spec, shots=-1)  # no image is trained on; with half of the classes folders are called after it
-    own = recorded_spec(Path(args.config_file).parent) if Path(args.config_file).name == "config.yaml" else None
-    if own:  # a run's own config: its settings, once more
+    if own := (folder := own_folder(args)) and recorded_spec(folder):  # its settings once more
         spec = replace(spec, settings=own.settings, variant="-".join(filter(None, (own.variant, spec.variant))))
     loaded = (args.model_dir or cfg.TRAINER.INIT_PROMPTS) if args.eval_only else ""
     if origin := loaded and recorded_spec(Path(loaded)):

@@ -28,7 +28,7 @@ from trainers.method import Batch, Method, Needs
 from trainers.options import Options, read_options
 from trainers.prompted_clip import PromptedCLIP, Subset
 
-IMAGES, CLASSES, FAMILY_CLASSES = (1, 2), (12, 36), (1, 2)
+IMAGES, CLASSES, FAMILY_CLASSES = (2, 3), (12, 36), (1, 2)  # one image has no batch statistics
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ class FamilyCLIP(NaiveCLIP):
 class Views:
     """What a method's beginning may ask for: random features, and how many passes it asked for."""
 
-    classes: int
+    classnames: Sequence[str]
     width: int
     passes: int = 0
 
     def features(self, split: str, passes: int = 1) -> tuple[Tensor, Tensor]:
         self.passes = max(self.passes, passes)
-        return torch.randn(passes, self.classes, self.width), torch.arange(self.classes)
+        return torch.randn(passes, len(self.classnames), self.width), torch.arange(len(self.classnames))
 
 
 # What is counted ------------------------------------------------------------------------------------------------------
@@ -147,9 +147,9 @@ class Learner:
     def counts(self, kind: type[PromptedCLIP], classes: int) -> dict[str, dict[int, float]]:
         """Of everything at one number of classes, by images."""
         model = self.classifier(classes, kind)
-        data, size = Views(classes, model.clip.embed_dim), model.clip.visual.input_resolution
+        data, size = Views(model.classnames, model.clip.embed_dim), model.clip.visual.input_resolution
         begun = flops(lambda: model.method.begin(model, data))
-        picture = partial(torch.randn, size=(1, 3, size, size))
+        picture = partial(torch.randn, size=(IMAGES[0], 3, size, size))
         found = {"encode": {1: flops(lambda: model.encode_image(torch.randn(1, 3, size, size)))}}
         found["passes"] = {1: float(data.passes)}
         for mode, work in (("step", self.step), ("test", self.test)):
@@ -164,7 +164,7 @@ class Learner:
             else:
                 first = flops(partial(work, model, torch.randn(sizes[0]))) + (begun if mode == "step" else 0)
                 steps = [flops(partial(work, model, torch.randn(shape))) for shape in sizes]
-                more = 0.0 if self.needs.images else flops(partial(work, model, picture())) - steps[0]  # of an image
+                more = 0.0 if self.needs.images else (flops(partial(work, model, picture())) - steps[0]) / IMAGES[0]
             found[f"{mode}_of_features"] = dict(zip(IMAGES, steps))
             found[mode] = {b: number + b * more for b, number in zip(IMAGES, steps)}
             found["once" if mode == "step" else "texts"] = dict.fromkeys(IMAGES, first - steps[0])

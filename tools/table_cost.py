@@ -20,7 +20,7 @@ from tools.cost import selections
 from tools.jobs import Job, silence
 from tools.method_cost import FAMILY_CLASSES, Costs, FamilyCLIP, Learner
 from tools.stand_ins import NOTHING, Counts, Stated, use_weights
-from trainers.features import seen
+from trainers.features import view_options
 
 ASSUMED = """\
 A multiplication and an addition are two FLOPs; optimisers, augmentation and fits of whole lists are not counted, nor
@@ -57,7 +57,12 @@ class Run:
         spec, cfg = self.job.spec, self.cfg
         shots = spec.shots if split == "train" else None
         own = "" if cfg.DATALOADER.FEATURE_STORE else self.job.output_dir
-        look = (str(seen(cfg, seed is not None)), str(cfg.MODEL.BACKBONE), self.precision, cfg.DATALOADER.FEATURE_STORE)
+        look = (
+            str(view_options(cfg, seed is not None)),
+            str(cfg.MODEL.BACKBONE),
+            self.precision,
+            cfg.DATALOADER.FEATURE_STORE,
+        )
         return (own, look, spec.dataset, spec.classes, split, shots, seed, number)
 
     @property

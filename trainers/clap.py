@@ -29,21 +29,16 @@ class ZSLP(ClassResiduals):
         return super().adopt(from_prototypes(state))
 
 
-class CLAP(ClassResiduals):
+class CLAP(ZSLP):
     """ZS-LP, each class kept near its hand-written feature, as much as zero-shot CLIP trusts in it."""
 
-    folder = "adapter"
-
     @dataclass(frozen=True)
-    class Options(ClassResiduals.Options):
+    class Options(ZSLP.Options):
         PASSES: int = option(20, least=1)  # augmented views of a training image that zero-shot CLIP looks at
 
     def __init__(self, clip: CLIP, options: Options | None = None, num_classes: int = 0) -> None:
         super().__init__(clip, options, num_classes)
         self.register_buffer("trust", torch.zeros(num_classes), persistent=False)  # lambda, (C,)
-
-    def adopt(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return super().adopt(from_prototypes(state))
 
     @torch.no_grad()
     def begin(self, classifier: PromptedCLIP, data: Data) -> None:

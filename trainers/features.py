@@ -74,7 +74,7 @@ class ImageSets:
             "encoder": self._encoder,
             "precision": self.classifier.precision,
             "data set": self.cfg.DATASET.NAME,
-            "input": seen(self.cfg, dataset.is_train),
+            "input": view_options(self.cfg, dataset.is_train),
             "train": dataset.is_train,
             "seed": seed,
         }
@@ -107,7 +107,7 @@ class ImageSets:
         return torch.cat(features), torch.cat(labels)  # (N, E) and (N,)
 
 
-def seen(cfg: CfgNode, is_train: bool) -> dict[str, object]:
+def view_options(cfg: CfgNode, is_train: bool) -> dict[str, object]:
     """Options that decide what is made of an image: in a test those of augmentations do not."""
     if is_train:
         return {**cfg.INPUT}

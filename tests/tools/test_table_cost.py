@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from configs import methods
 from dassl.config import CfgNode, solve_batch
 from tools.command import parse_args, setup_cfg
 from tools.jobs import Job
@@ -57,6 +58,17 @@ def test_counts_at_another_size(method: str, kind: type[PromptedCLIP]) -> None:
     first, again = (flops(lambda: learner.test(model, picture)) for _ in range(2))
     assert found.test(5, 60) == pytest.approx(again, rel=near)
     assert found.texts(1, 60) == pytest.approx(first - again, rel=near)
+
+
+@pytest.mark.parametrize("method", [row.name for row in methods().values()])
+@pytest.mark.parametrize("kind", [PromptedCLIP, FamilyCLIP])
+def test_every_method_can_be_counted(method: str, kind: type[PromptedCLIP]) -> None:
+    """What it asks for at its beginning is there, and more classes or images never cost less."""
+    learner = run(method, trains=method not in ("ZeroshotCLIP", "ZeroshotCLIP2")).learner
+    found = learner.costs(kind, (2, 6))
+    for cost in (found.step, found.test):
+        assert 0 <= cost(4, 10) <= cost(8, 10) * 1.001 and cost(4, 10) <= cost(4, 20) * 1.001
+    assert found.test(4, 10) > 0 and found.encode > 0
 
 
 def test_a_text_only_method_by_hand() -> None:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from configs import runs
+
 Check = tuple[str, Callable[[Any], bool]]  # what is wanted, and whether a value is it
 
 MOST = sys.float_info.max
@@ -33,7 +35,7 @@ SHOTS: Check = ("a whole number from -1", lambda value: _is_integer(value, -1))
 LABEL: Check = ("a whole number from 0", lambda value: _is_integer(value, 0))
 NUMBER: Check = ("a finite number", _is_number)
 PERCENT: Check = ("a number from 0 to 100", lambda value: _is_number(value, 0, 100))
-CLASSES: Check = ("all, base or new", lambda value: value in ("all", "base", "new"))
+CLASSES: Check = ("all, base or new", lambda value: value in runs.CLASSES)
 LIST: Check = ("a list", lambda value: isinstance(value, list))
 MAPPING: Check = ("a mapping", lambda value: isinstance(value, dict))
 
