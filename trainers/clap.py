@@ -6,7 +6,6 @@ Letters: C classes, V views of an image, N training images, E joint width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,15 +24,14 @@ class ZSLP(ClassResiduals):
 
     folder = "adapter"
 
-    def adopt(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return super().adopt(from_prototypes(state))
 
-
-class CLAP(ZSLP):
+class CLAP(ClassResiduals):
     """ZS-LP, each class kept near its hand-written feature, as much as zero-shot CLIP trusts in it."""
 
+    folder = "adapter"
+
     @dataclass(frozen=True)
-    class Options(ZSLP.Options):
+    class Options(ClassResiduals.Options):
         PASSES: int = option(20, least=1)  # augmented views of a training image that zero-shot CLIP looks at
 
     def __init__(self, clip: CLIP, options: Options | None = None, num_classes: int = 0) -> None:
@@ -55,10 +53,3 @@ class CLAP(ZSLP):
         """CE + mean_c lambda_c |x_c|^2."""
         distance = self.residual.square().sum(dim=1)  # (C,)
         return super().loss(classifier, batch) | {"near_loss": (self.trust * distance).mean()}
-
-
-def from_prototypes(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The authors' files hold w_c, and t0_c beside it."""
-    if "prototypes" not in state or "base_text_features" not in state:
-        return state
-    return {"residual": state["prototypes"].float() - state["base_text_features"].float()}

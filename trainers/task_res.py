@@ -36,7 +36,9 @@ class ClassResiduals(Method):
         return named_templates(classifier, self.options.TEMPLATES)
 
     def adopt(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Make room for the classes of a file."""
+        """Make room for the classes of a file. Authors' files may hold t0_c + x_c, and t0_c beside it (ZS-LP, CLAP)."""
+        if "prototypes" in state and "base_text_features" in state:
+            state = {"residual": state["prototypes"].float() - state["base_text_features"].float()}
         rows = state.get("residual")
         if rows is not None and rows.dim() == 2 and len(rows) != len(self.residual):
             self.residual = nn.Parameter(self.residual.new_empty(len(rows), self.residual.shape[1]))
